@@ -1,0 +1,122 @@
+package model
+
+import "time"
+
+// Phase is what a protection is doing, for people.
+type Phase string
+
+// Phases (the JSON contract of `understudy status`).
+const (
+	PhaseSeeding     Phase = "Seeding"     // the first full copy is on its way
+	PhaseProtected   Phase = "Protected"   // points are made within the target
+	PhaseDegraded    Phase = "Degraded"    // points are late or fail; retried by itself
+	PhaseSuspended   Phase = "Suspended"   // paused by a person, or the VM is off
+	PhaseFailingOver Phase = "FailingOver" // a failover is running
+	PhaseFailed      Phase = "Failed"      // a person is needed
+)
+
+// RPOState compares exposure with the target.
+type RPOState string
+
+// States.
+const (
+	RPOMet      RPOState = "met"
+	RPOAtRisk   RPOState = "at_risk" // exposure above 75 % of the target
+	RPOViolated RPOState = "violated"
+	RPOUnknown  RPOState = "unknown" // the primary cannot be asked
+)
+
+// Binding names what decided the start of the next cycle.
+type Binding string
+
+// Bindings; one is always named.
+const (
+	BindingSlack   Binding = "slack"   // latest safe start reached
+	BindingLoad    Binding = "load"    // the share of the link is busy: start earlier
+	BindingTMin    Binding = "tmin"    // least distance of two captures
+	BindingIdle    Binding = "idle"    // nothing was written: no cycle is needed
+	BindingSeed    Binding = "seed"    // there is no committed point yet
+	BindingRequest Binding = "request" // a person asked for it
+	BindingRetry   Binding = "retry"   // the last cycle failed
+	BindingPaused  Binding = "paused"
+)
+
+// Cadence is a decision about the next cycle, with its reason.
+type Cadence struct {
+	StartIn  time.Duration `json:"start_in_ns"` // from the moment of the decision; 0 means now
+	Interval time.Duration `json:"interval_ns"` // planned distance between two captures
+	NextAt   time.Time     `json:"next_at"`
+	Skip     bool          `json:"skip"` // no capture at NextAt, only a new look
+	Reason   string        `json:"reason"`
+	Binding  Binding       `json:"binding"`
+}
+
+// Observation is what the primary's agent knows of a VM and its host at one instant.
+type Observation struct {
+	At           time.Time  `json:"at"`
+	Running      bool       `json:"running"`
+	State        string     `json:"state"`         // libvirt's word
+	WrittenBytes int64      `json:"written_bytes"` // by the write counters, since the last capture
+	WriteReqs    int64      `json:"write_reqs"`
+	WriteRate    float64    `json:"write_rate"`             // bytes/s over the last sample
+	OldestWrite  *time.Time `json:"oldest_write,omitempty"` // of the writes since the last capture, one sample earlier
+	DirtyBytes   int64      `json:"dirty_bytes"`            // by the bitmap, since the last committed point; -1 unknown
+	SamplePeriod float64    `json:"sample_period_s"`
+	HostCPU      float64    `json:"host_cpu"` // share of all cores in use, 0..1
+	HostLoad1    float64    `json:"host_load1"`
+}
+
+// HostFacts is what an agent says of its host.
+type HostFacts struct {
+	Host         HostID    `json:"host"`
+	LinkAddress  string    `json:"link_address"` // host:port where its receiver listens
+	AgentVersion string    `json:"agent_version"`
+	Libvirt      string    `json:"libvirt"`
+	QEMU         string    `json:"qemu"`
+	BootID       string    `json:"boot_id"`
+	Instance     string    `json:"instance"` // of the agent's process
+	StoreFree    int64     `json:"store_free"`
+	StoreTotal   int64     `json:"store_total"`
+	Clock        time.Time `json:"clock"`
+	CPUs         int       `json:"cpus"`
+	Domains      int       `json:"domains"`
+}
+
+// DomainFacts is what an agent says of one domain.
+type DomainFacts struct {
+	VM       VMRef    `json:"vm"`
+	Running  bool     `json:"running"`
+	State    string   `json:"state"`
+	Disks    []Disk   `json:"disks"`
+	Problems []string `json:"problems"` // why it cannot be replicated; empty when it can
+}
+
+// Check is one line of `understudy doctor`.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	Try    string `json:"try,omitempty"`
+}
+
+// Event is something libvirt told about a domain.
+type Event struct {
+	VM     VMRef     `json:"vm"`
+	Kind   EventKind `json:"kind"`
+	Detail string    `json:"detail"`
+	At     time.Time `json:"at"`
+}
+
+// EventKind is the class of an Event.
+type EventKind string
+
+// Kinds.
+const (
+	EventStarted  EventKind = "started"
+	EventCrashed  EventKind = "crashed"  // QEMU died or the guest panicked: a failover trigger
+	EventStopped  EventKind = "stopped"  // shut down or destroyed on purpose
+	EventIOError  EventKind = "io-error" // paused by a write error
+	EventPaused   EventKind = "paused"
+	EventResumed  EventKind = "resumed"
+	EventVanished EventKind = "vanished" // not running any more, and no event told of it (host reboot)
+)
