@@ -1,0 +1,60 @@
+package contract
+
+import (
+	"time"
+
+	"understudy/internal/model"
+)
+
+// FailoverIn starts a failover.
+type FailoverIn struct {
+	VM         model.VMRef      `json:"vm"`
+	Generation model.Generation `json:"generation"` // to be claimed
+	From       model.HostID     `json:"from"`
+	To         model.HostID     `json:"to"`
+	Reason     string           `json:"reason"`
+	RequestBy  string           `json:"request_by"`
+	Seq        model.Seq        `json:"seq"` // 0: newest verified
+	// Confirmed is a person's word that the old host is off; nil when nobody said so.
+	Confirmed *model.Evidence `json:"confirmed,omitempty"`
+	// EvidenceTimeout bounds the search for evidence that the old VM is off.
+	EvidenceTimeout time.Duration `json:"evidence_timeout_ns"`
+}
+
+// FailoverStep is one line of the timeline.
+type FailoverStep struct {
+	Name   string        `json:"name"`
+	At     time.Time     `json:"at"`
+	Took   time.Duration `json:"took_ns"`
+	Detail string        `json:"detail"`
+	Error  string        `json:"error,omitempty"`
+}
+
+// FailoverOut is the result; also returned (inside the parent's state) when it was undone.
+type FailoverOut struct {
+	Outcome    string           `json:"outcome"` // "done", "rolled back", "failed"
+	Generation model.Generation `json:"generation"`
+	Point      PointSummary     `json:"point"`
+	Evidence   *model.Evidence  `json:"evidence,omitempty"`
+	Steps      []FailoverStep   `json:"steps"`
+	Undone     []string         `json:"undone,omitempty"`
+	UndoFailed []string         `json:"undo_failed,omitempty"`
+	Disks      []model.Disk     `json:"disks,omitempty"` // on the new primary
+	// HandedBackTo is set when the failover was rolled back: the old host goes on under HandedBackGeneration.
+	HandedBackTo         model.HostID     `json:"handed_back_to,omitempty"`
+	HandedBackGeneration model.Generation `json:"handed_back_generation,omitempty"`
+	Error                string           `json:"error,omitempty"`
+	ErrorType            string           `json:"error_type,omitempty"`
+}
+
+// ChildFinishedIn is how a failover reports: its parent may have continued as new meanwhile.
+type ChildFinishedIn struct {
+	WorkflowID string      `json:"workflow_id"`
+	Out        FailoverOut `json:"out"`
+}
+
+// SigChildFinished is sent by FailoverVM to ProtectVM.
+var SigChildFinished = Signal[ChildFinishedIn]{"child-finished"}
+
+// QueryFailover shows the running failover's timeline.
+var QueryFailover = Query[FailoverOut]{"describe-failover"}

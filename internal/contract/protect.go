@@ -1,0 +1,221 @@
+package contract
+
+import (
+	"time"
+
+	"understudy/internal/model"
+)
+
+// ProtectSpec is what the user asked for.
+type ProtectSpec struct {
+	VM      model.VMRef  `json:"vm"`
+	Primary model.HostID `json:"primary"`
+	Standby model.HostID `json:"standby"`
+	Policy  model.Policy `json:"policy"`
+}
+
+// ProtectIn starts a protection; State is nil on the first run and carried by continue-as-new.
+type ProtectIn struct {
+	Spec  ProtectSpec   `json:"spec"`
+	State *ProtectState `json:"state,omitempty"`
+}
+
+// PauseInfo says who paused and why.
+type PauseInfo struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+}
+
+// PointSummary is the short form of a point kept in the workflow's state; the store has the rest.
+type PointSummary struct {
+	model.PointRef
+	TakenAt     time.Time         `json:"taken_at"`
+	VerifiedAt  time.Time         `json:"verified_at"`
+	Consistency model.Consistency `json:"consistency"`
+	Modes       string            `json:"modes"` // worst mode of its disks
+	DirtyBytes  int64             `json:"dirty_bytes"`
+	SentBytes   int64             `json:"sent_bytes"`
+	StallMS     float64           `json:"stall_ms"`
+	CycleMS     float64           `json:"cycle_ms"` // snapshot start to commit
+}
+
+// Totals count since the protection began.
+type Totals struct {
+	Cycles      int64         `json:"cycles"` // committed points
+	Skipped     int64         `json:"skipped"`
+	Failures    int64         `json:"failures"`
+	DirtyBytes  int64         `json:"dirty_bytes"`
+	SentBytes   int64         `json:"sent_bytes"`
+	MaxExposure time.Duration `json:"max_exposure_ns"`
+	Violations  int64         `json:"violations"`
+}
+
+// FailoverBrief is the running or last failover.
+type FailoverBrief struct {
+	WorkflowID string           `json:"workflow_id"`
+	Generation model.Generation `json:"generation"`
+	From       model.HostID     `json:"from"`
+	To         model.HostID     `json:"to"`
+	Reason     string           `json:"reason"`
+	StartedAt  time.Time        `json:"started_at"`
+	EndedAt    *time.Time       `json:"ended_at,omitempty"`
+	Outcome    string           `json:"outcome,omitempty"` // "done", "rolled back", "failed"
+	Error      string           `json:"error,omitempty"`
+	Result     *FailoverOut     `json:"result,omitempty"`
+}
+
+// Alert is a state a person should know of; raised and cleared by the workflow.
+type Alert struct {
+	Name   string    `json:"name"`
+	Since  time.Time `json:"since"`
+	Detail string    `json:"detail"`
+	Try    string    `json:"try,omitempty"`
+}
+
+// ProtectState is everything a protection knows. It is the continue-as-new argument and the answer of describe; nothing
+// that matters lives outside it. Its size is bounded (Recent, CycleTimes and Alerts have a maximum).
+type ProtectState struct {
+	Schema     int              `json:"schema"`
+	Phase      model.Phase      `json:"phase"`
+	Accepted   bool             `json:"accepted"` // preflight passed
+	Primary    model.HostID     `json:"primary"`  // roles now; they swap in a failover
+	Standby    model.HostID     `json:"standby"`
+	Policy     model.Policy     `json:"policy"`
+	Generation model.Generation `json:"generation"`
+	Disks      []model.Disk     `json:"disks"`
+	NextSeq    model.Seq        `json:"next_seq"`
+	Committed  model.PointRef   `json:"committed"` // newest verified point of the chain on the standby
+	InFlight   *InFlight        `json:"in_flight,omitempty"`
+	Paused     *PauseInfo       `json:"paused,omitempty"`
+	Cadence    model.Cadence    `json:"cadence"`
+	// Unreplicated is the time of the oldest guest write not in a verified point, nil when there is none.
+	Unreplicated *time.Time         `json:"unreplicated,omitempty"`
+	Observed     *model.Observation `json:"observed,omitempty"`
+	Recent       []PointSummary     `json:"recent"` // newest last, at most 20
+	CycleTimes   []time.Duration    `json:"cycle_times_ns"`
+	Totals       Totals             `json:"totals"`
+	Failures     int                `json:"failures"` // cycles failed in a row
+	LastError    string             `json:"last_error,omitempty"`
+	Alerts       []Alert            `json:"alerts"`
+	Failover     *FailoverBrief     `json:"failover,omitempty"`
+	HostSilent   map[string]bool    `json:"host_silent,omitempty"`
+	ForceResync  string             `json:"force_resync,omitempty"` // reason; the next cycle does not trust bitmaps
+}
+
+// InFlight is the cycle under way, for progress bars and for cleaning up after a failure.
+type InFlight struct {
+	model.PointRef
+	Stage     string    `json:"stage"` // snapshot, replicate, verify
+	StartedAt time.Time `json:"started_at"`
+	// Origin is the oldest write that this capture holds; exposure counts from here until it is verified.
+	Origin     *time.Time `json:"origin,omitempty"`
+	DirtyBytes int64      `json:"dirty_bytes"`
+}
+
+// DescribeOut is the answer of the describe query.
+type DescribeOut struct {
+	Spec  ProtectSpec  `json:"spec"`
+	State ProtectState `json:"state"`
+}
+
+// UtilizationIn tells a protection that its VM's writing changed enough to matter.
+type UtilizationIn struct {
+	Observation model.Observation `json:"observation"`
+	Why         string            `json:"why"`
+}
+
+// VMEventIn reports a libvirt event.
+type VMEventIn struct {
+	Host  model.HostID `json:"host"`
+	Event model.Event  `json:"event"`
+}
+
+// HostSignalIn tells a protection that a host fell silent or was heard again.
+type HostSignalIn struct {
+	Host   model.HostID `json:"host"`
+	At     time.Time    `json:"at"`
+	Detail string       `json:"detail"`
+}
+
+// CrashIn is the crash signal from external monitoring.
+type CrashIn struct {
+	Source string `json:"source"`
+	Reason string `json:"reason"`
+}
+
+// PauseIn pauses a protection.
+type PauseIn struct {
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+}
+
+// ResumeIn resumes it.
+type ResumeIn struct {
+	By string `json:"by"`
+}
+
+// SetPolicyIn replaces the policy.
+type SetPolicyIn struct {
+	Policy model.Policy `json:"policy"`
+}
+
+// ReplicateNowIn asks for a cycle at once.
+type ReplicateNowIn struct {
+	By string `json:"by"`
+	// Resync makes the cycle compare digests of everything instead of trusting bitmaps.
+	Resync bool `json:"resync"`
+}
+
+// ReplicateNowOut is the point that was committed after the request.
+type ReplicateNowOut struct {
+	Point PointSummary `json:"point"`
+}
+
+// FailoverRequestIn asks for an unplanned failover.
+type FailoverRequestIn struct {
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+	// ConfirmPrimaryDown is a person's word that the primary's host is off ("the domain is not running" is not enough).
+	ConfirmPrimaryDown bool `json:"confirm_primary_down"`
+	// Seq chooses a point; 0 takes the newest verified one.
+	Seq model.Seq `json:"seq"`
+}
+
+// FailoverRequestOut names the failover that runs.
+type FailoverRequestOut struct {
+	WorkflowID string           `json:"workflow_id"`
+	Generation model.Generation `json:"generation"`
+}
+
+// UnprotectIn ends a protection.
+type UnprotectIn struct {
+	By string `json:"by"`
+	// PurgeReplica removes the points on the standby too.
+	PurgeReplica bool `json:"purge_replica"`
+}
+
+// UnprotectOut says what was left.
+type UnprotectOut struct {
+	Leftovers []string `json:"leftovers"` // marks that could not be removed because a host is silent
+}
+
+// Messages of ProtectVM. Updates are for people and the CLI (validated, answered); signals for machines that do not wait.
+var (
+	SigUtilization   = Signal[UtilizationIn]{"utilization"}
+	SigVMEvent       = Signal[VMEventIn]{"vm-event"}
+	SigHostSuspect   = Signal[HostSignalIn]{"host-suspect"}
+	SigHostRecovered = Signal[HostSignalIn]{"host-recovered"}
+	SigCrash         = Signal[CrashIn]{"crash"} // external monitoring
+	SigForceCAN      = Signal[None]{"force-continue-as-new"}
+
+	UpdAwaitReady   = Update[None, DescribeOut]{"await-ready"} // answers when preflight passed, fails with its error
+	UpdPause        = Update[PauseIn, DescribeOut]{"pause"}
+	UpdResume       = Update[ResumeIn, DescribeOut]{"resume"}
+	UpdSetPolicy    = Update[SetPolicyIn, DescribeOut]{"set-policy"}
+	UpdReplicateNow = Update[ReplicateNowIn, ReplicateNowOut]{"replicate-now"}
+	UpdFailover     = Update[FailoverRequestIn, FailoverRequestOut]{"request-failover"}
+	UpdUnprotect    = Update[UnprotectIn, UnprotectOut]{"unprotect"}
+
+	QueryDescribe = Query[DescribeOut]{"describe"}
+)
