@@ -1,0 +1,3 @@
+// Package activities translates: wire struct in, domain call, error mapped once, heartbeat, wire struct out. It decides
+// nothing and orders nothing; one file a stage.
+package activities

@@ -1,0 +1,63 @@
+package activities
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+)
+
+// beat tells the server every two seconds that the activity lives, also while libvirt or qemu-img keeps us waiting; the
+// SDK throttles. It also carries the newest progress. Without it a task on a frozen host would only end by its
+// start-to-close limit.
+type beat struct {
+	mu     sync.Mutex
+	detail any
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+const beatPeriod = 2 * time.Second
+
+func startBeat(ctx context.Context) *beat {
+	beatCtx, stop := context.WithCancel(ctx)
+	b := &beat{stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(b.done)
+		tick := time.NewTicker(beatPeriod)
+		defer tick.Stop()
+		for {
+			b.record(ctx)
+			select {
+			case <-beatCtx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return b
+}
+
+func (b *beat) set(detail any) {
+	b.mu.Lock()
+	b.detail = detail
+	b.mu.Unlock()
+}
+
+func (b *beat) record(ctx context.Context) {
+	b.mu.Lock()
+	d := b.detail
+	b.mu.Unlock()
+	if d == nil {
+		activity.RecordHeartbeat(ctx)
+		return
+	}
+	activity.RecordHeartbeat(ctx, d)
+}
+
+// end stops the goroutine and waits for it.
+func (b *beat) end() {
+	b.stop()
+	<-b.done
+}
