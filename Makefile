@@ -1,0 +1,62 @@
+# Understudy. `make demo` shows it, `make test` proves it, `make help` lists the rest.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS   += --no-print-directory
+BUILD       := build
+export CGO_ENABLED ?= 0
+GOBUILD     := go build -trimpath -ldflags '-s -w'
+
+.PHONY: help deps build demo demo-down test test-unit test-e2e test-temporal lint workflowcheck fuzz-short bench faults fmt clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install missing Debian packages (root), or say which
+	@deploy/setup/install-deps
+
+build: $(BUILD)/understudy $(BUILD)/understudy-temporal ## build/understudy and build/understudy-temporal
+
+# Always asked: Go's own cache knows what changed.
+.PHONY: $(BUILD)/understudy $(BUILD)/understudy-temporal
+$(BUILD)/understudy:
+	@$(GOBUILD) -o $@ ./cli/understudy
+$(BUILD)/understudy-temporal:
+	@[[ -x $@ ]] || echo "building the bundled Temporal (4 to 10 minutes the first time on 2 cores, seconds afterwards)"
+	@cd deploy/temporal && go build -trimpath -ldflags '-s -w' -o ../../$@ .
+
+demo: deps build ## protect a VM, crash its host, watch it come back (KEEP=1 leaves it running)
+	@go run ./deploy/demo $(if $(KEEP),--keep)
+
+demo-down: ## end what `make demo KEEP=1` left
+	@LAB_NAME=demo deploy/lab/lab down
+
+test: ## everything: unit, workflow, conformance and end-to-end tests (root for the last two)
+	@tests/run all
+
+test-unit: ## only what needs no root and boots nothing
+	@tests/run unit
+
+test-e2e: ## only the end-to-end tests on the lab (root)
+	@tests/run e2e
+
+test-temporal: ## the nested module of the bundled Temporal
+	@cd deploy/temporal && go test ./...
+
+bench: deps build ## figures of docs/PERFORMANCE.md, measured beside their peers
+	@go run ./tests/bench
+
+fuzz-short: ## each fuzz target for 20 s
+	@tests/fuzz-short 20s
+
+lint: ## golangci-lint and shellcheck
+	@go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+	@shellcheck -x deploy/lab/lab deploy/setup/install-deps tests/run tests/fuzz-short
+
+workflowcheck: ## determinism of the workflows
+	@go run go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0 -config workflowcheck.config.yaml ./workflows/...
+
+fmt: ## gofmt
+	@gofmt -w $$(git ls-files '*.go')
+
+clean: ## remove build/
+	@rm -rf $(BUILD)
