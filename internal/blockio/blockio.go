@@ -150,7 +150,8 @@ type Source interface {
 	Reader
 	Mapper
 	// Close releases the handle and waits for everything it started; requests in
-	// flight fail with ErrClosed. It implies no Flush. Further calls do nothing.
+	// flight finish or fail with ErrClosed, later ones fail with it. It implies no Flush.
+	// Further calls do nothing.
 	Close() error
 }
 

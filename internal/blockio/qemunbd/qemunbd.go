@@ -35,6 +35,9 @@ const (
 	// writes back what it caches, metadata and bitmaps.
 	DefaultStopTimeout = 15 * time.Second
 
+	// killWait is what SIGKILL is given.
+	killWait = 10 * time.Second
+
 	maxSocketPath = 107 // sun_path without its NUL
 	stderrTail    = 4 << 10
 )
@@ -86,6 +89,9 @@ var (
 	ErrSocketInUse = errors.New("qemunbd: another server listens on the socket")
 	// ErrSocketFolder: the socket's folder is not ours alone.
 	ErrSocketFolder = errors.New("qemunbd: the socket's folder must belong to us and be closed to others")
+	// ErrStuck: the process outlives SIGKILL, so it hangs in the kernel on its disk, and
+	// may yet write to the image: nobody else must until it is gone.
+	ErrStuck = errors.New("qemunbd: qemu-nbd does not die; it may still write to the image")
 )
 
 // ExitError tells how qemu-nbd ended when it should not have, or not in this way.
@@ -113,8 +119,7 @@ type Server struct {
 	exited  chan struct{} // closed when the process is gone and reaped
 	state   error         // what Wait said; read after exited
 
-	stopOnce sync.Once
-	stopErr  error
+	stopMu sync.Mutex
 }
 
 // Start runs qemu-nbd and returns when it greets a client, so that the image is open
@@ -132,13 +137,11 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if err := s.spawn(args); err != nil {
 		return nil, err
 	}
-	if err := s.ready(ctx); err != nil {
-		s.kill()
-		return nil, err
+	if err = s.ready(ctx); err == nil {
+		err = os.Chmod(opts.Socket, 0o600)
 	}
-	if err := os.Chmod(opts.Socket, 0o600); err != nil {
-		s.kill()
-		return nil, fmt.Errorf("qemunbd: %w", err)
+	if err != nil {
+		return nil, errors.Join(err, s.kill())
 	}
 	s.started = time.Since(begin)
 	return s, nil
@@ -347,30 +350,38 @@ func (s *Server) exitError() error {
 
 // Stop ends the process: SIGTERM, and SIGKILL when StopTimeout has passed or ctx ends.
 // It returns when the process is gone and the socket removed, with an *ExitError unless
-// the end was orderly. Stopping is no flush: flush through a client first. Further
-// calls wait and return the same.
+// the end was orderly; ErrStuck if even SIGKILL does not end it, and then Stop may be
+// tried again. Stopping is no flush: flush through a client first. Further calls return
+// the same.
 func (s *Server) Stop(ctx context.Context) error {
-	s.stopOnce.Do(func() {
-		_ = s.proc.Signal(syscall.SIGTERM)
-		timer := time.NewTimer(s.opts.StopTimeout)
-		defer timer.Stop()
-		select {
-		case <-s.exited:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		s.kill()
-		s.stopErr = s.Err()
-	})
-	return s.stopErr
+	s.stopMu.Lock()
+	defer s.stopMu.Unlock()
+	_ = s.proc.Signal(syscall.SIGTERM)
+	timer := time.NewTimer(s.opts.StopTimeout)
+	defer timer.Stop()
+	select {
+	case <-s.exited:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	if err := s.kill(); err != nil {
+		return err
+	}
+	return s.Err()
 }
 
-// kill makes sure that the process is gone, and removes the socket. A process that
-// hangs in the kernel is waited for: it may still write to the image.
-func (s *Server) kill() {
+// kill makes sure that the process is gone, and then removes the socket.
+func (s *Server) kill() error {
 	_ = s.proc.Kill() // nothing if it was reaped
-	<-s.exited
-	_ = os.Remove(s.opts.Socket)
+	select {
+	case <-s.exited:
+	case <-time.After(killWait):
+		return fmt.Errorf("process %d for %s: %w", s.pid, s.opts.Image.Path, ErrStuck)
+	}
+	if err := os.Remove(s.opts.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("qemunbd: %w", err)
+	}
+	return nil
 }
 
 // tail keeps the last bytes written to it.
