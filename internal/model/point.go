@@ -50,6 +50,9 @@ type StagingDisk struct {
 	Target string   `json:"target"`
 	Size   int64    `json:"size"`
 	Mode   DiskMode `json:"mode"`
+	// Expect is the number of bytes of data that will probably come (0: unknown); the standby refuses early what it has no
+	// room for.
+	Expect int64 `json:"expect_bytes,omitempty"`
 }
 
 // StagingSpec opens (or resumes) the staging area of one point on the standby.
@@ -58,6 +61,9 @@ type StagingSpec struct {
 	PointRef
 	Parent Seq           `json:"parent"` // newest committed point that the delta builds on; 0 for none
 	Disks  []StagingDisk `json:"disks"`
+	// Capture identifies the frozen snapshot that is being read, for example its time: what was staged of another capture
+	// under the same number is not resumed but dropped.
+	Capture string `json:"capture,omitempty"`
 }
 
 // DiskReceipt is the proof for one disk.
@@ -65,6 +71,7 @@ type DiskReceipt struct {
 	Target string `json:"target"`
 	Blocks int64  `json:"blocks"` // blocks re-read and compared
 	Bytes  int64  `json:"bytes"`
+	Log    string `json:"log"` // digest of the log of digests that was compared with
 }
 
 // Receipt says that a staging area was re-read and is what the source sent. There is no commit without one.
