@@ -18,12 +18,11 @@ type Lab struct {
 	Name   string
 	script string
 	root   string // of the checkout
-	log    func(format string, args ...any)
 }
 
 // Open names a lab of the checkout at root; nothing is started.
-func Open(root, name string, log func(format string, args ...any)) *Lab {
-	return &Lab{Name: name, script: filepath.Join(root, "deploy", "lab", "lab"), root: root, log: log}
+func Open(root, name string) *Lab {
+	return &Lab{Name: name, script: filepath.Join(root, "deploy", "lab", "lab"), root: root}
 }
 
 // FindRoot walks up from the working folder to the checkout.
