@@ -19,7 +19,20 @@ type FailoverIn struct {
 	Confirmed *model.Evidence `json:"confirmed,omitempty"`
 	// EvidenceTimeout bounds the search for evidence that the old VM is off.
 	EvidenceTimeout time.Duration `json:"evidence_timeout_ns"`
+	// Expect is the generation that must be the permitted one: the compare of compare-and-set.
+	Expect model.Generation `json:"expect"`
+	// FromSilent says that the old host is silent, so that its power may be cut without waiting for it to surrender first.
+	FromSilent bool `json:"from_silent,omitempty"`
+	// Parent is the workflow that gets child-finished; empty for none.
+	Parent string `json:"parent,omitempty"`
 }
+
+// Outcomes of a failover.
+const (
+	OutcomeDone       = "done"        // the VM runs on the target
+	OutcomeRolledBack = "rolled back" // the old host goes on under a new generation; nothing was started
+	OutcomeFailed     = "failed"      // a person is needed
+)
 
 // FailoverStep is one line of the timeline.
 type FailoverStep struct {
@@ -45,6 +58,9 @@ type FailoverOut struct {
 	HandedBackGeneration model.Generation `json:"handed_back_generation,omitempty"`
 	Error                string           `json:"error,omitempty"`
 	ErrorType            string           `json:"error_type,omitempty"`
+	// PermittedTo is the host that holds the permit of Generation; empty when the failover ended before its permit.
+	PermittedTo model.HostID `json:"permitted_to,omitempty"`
+	Try         string       `json:"try,omitempty"`
 }
 
 // ChildFinishedIn is how a failover reports: its parent may have continued as new meanwhile.

@@ -49,6 +49,7 @@ type Totals struct {
 	SentBytes   int64         `json:"sent_bytes"`
 	MaxExposure time.Duration `json:"max_exposure_ns"`
 	Violations  int64         `json:"violations"`
+	FalseAlarms int64         `json:"false_alarms"` // a host fell silent for the control plane only
 }
 
 // FailoverBrief is the running or last failover.
@@ -101,12 +102,46 @@ type ProtectState struct {
 	Failover     *FailoverBrief     `json:"failover,omitempty"`
 	HostSilent   map[string]bool    `json:"host_silent,omitempty"`
 	ForceResync  string             `json:"force_resync,omitempty"` // reason; the next cycle does not trust bitmaps
+
+	// Claimed is the highest generation ever claimed or burnt; the next takeover goes above it.
+	Claimed model.Generation `json:"claimed"`
+	// Links are the receivers' addresses by host.
+	Links map[string]string `json:"links,omitempty"`
+	// StandbyReady is false from a failover until the returning host was demoted and checked.
+	StandbyReady bool `json:"standby_ready"`
+	// Assumed says that Unreplicated is an upper bound (the instant of the last capture), not yet an observed write.
+	Assumed bool `json:"assumed,omitempty"`
+	// Violating says that the present exposure was already counted in Totals.Violations.
+	Violating bool `json:"violating,omitempty"`
+	// Off says why the VM cannot be captured now (it is not running); empty when it can.
+	Off string `json:"off,omitempty"`
+	// Failed says why a person is needed; empty when nobody is.
+	Failed string `json:"failed,omitempty"`
+	// RetryAt is the end of the back-off after a failure.
+	RetryAt *time.Time `json:"retry_at,omitempty"`
+	// SkipFreeze makes the next capture crash-consistent, after the guest's agent failed to freeze.
+	SkipFreeze bool `json:"skip_freeze,omitempty"`
+	// Trigger is a reason to fail over that has not led to a finished failover yet.
+	Trigger *FailoverTrigger `json:"trigger,omitempty"`
+}
+
+// FailoverTrigger is why a failover is wanted.
+type FailoverTrigger struct {
+	Reason  string       `json:"reason"`
+	By      string       `json:"by"` // "agent", "hostwatch", a monitoring source or a person
+	At      time.Time    `json:"at"`
+	Host    model.HostID `json:"host"`   // the primary it is about
+	Silent  bool         `json:"silent"` // the host itself is thought dead, not only the VM
+	Request bool         `json:"request"`
+	// Confirmed and Seq come from a person's request.
+	Confirmed bool      `json:"confirmed,omitempty"`
+	Seq       model.Seq `json:"seq,omitempty"`
 }
 
 // InFlight is the cycle under way, for progress bars and for cleaning up after a failure.
 type InFlight struct {
 	model.PointRef
-	Stage     string    `json:"stage"` // snapshot, replicate, verify
+	Stage     string    `json:"stage"` // snapshot, replicate, verify; unclear when verify may have committed
 	StartedAt time.Time `json:"started_at"`
 	// Origin is the oldest write that this capture holds; exposure counts from here until it is verified.
 	Origin     *time.Time `json:"origin,omitempty"`
@@ -136,6 +171,8 @@ type HostSignalIn struct {
 	Host   model.HostID `json:"host"`
 	At     time.Time    `json:"at"`
 	Detail string       `json:"detail"`
+	// Facts come with host-recovered: the address of the receiver may have changed.
+	Facts *model.HostFacts `json:"facts,omitempty"`
 }
 
 // CrashIn is the crash signal from external monitoring.
