@@ -47,6 +47,7 @@ var (
 	SigDetach       = Signal[AttachIn]{"detach"}
 
 	UpdInspect = Update[InspectIn, InspectOut]{"inspect"}
+	UpdPoints  = Update[PointsIn, PointsOut]{"points"} // of one VM in this host's store
 
 	QueryHost = Query[HostWatchState]{"describe-host"}
 )
