@@ -64,6 +64,8 @@ type StagingSpec struct {
 	// Capture identifies the frozen snapshot that is being read, for example its time: what was staged of another capture
 	// under the same number is not resumed but dropped.
 	Capture string `json:"capture,omitempty"`
+	// DomainXML is the domain when the snapshot was taken; bulk stays on the agents, so it travels beside the data.
+	DomainXML string `json:"domain_xml,omitempty"`
 }
 
 // DiskReceipt is the proof for one disk.
