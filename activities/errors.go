@@ -6,6 +6,7 @@ import (
 
 	"go.temporal.io/sdk/temporal"
 
+	"understudy/internal/contract"
 	"understudy/internal/model"
 )
 
@@ -37,14 +38,7 @@ func toWire(err error) error {
 	var f *model.Failure
 	if errors.As(err, &f) {
 		opts.NextRetryDelay = f.RetryAfter
-		opts.Details = []any{Detail{VM: f.VM, Host: f.Host, Try: f.Try}}
+		opts.Details = []any{contract.Detail{VM: f.VM, Host: f.Host, Try: f.Try}}
 	}
 	return temporal.NewApplicationErrorWithOptions(err.Error(), string(kind), opts)
-}
-
-// Detail goes with every mapped error, so that the CLI can show what to try next.
-type Detail struct {
-	VM   string       `json:"vm"`
-	Host model.HostID `json:"host"`
-	Try  string       `json:"try"`
 }

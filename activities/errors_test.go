@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
 
+	"understudy/internal/contract"
 	"understudy/internal/model"
 )
 
@@ -21,7 +22,7 @@ func TestAWrappedFailureKeepsItsTypeAndRetryability(t *testing.T) {
 	require.True(t, errors.As(err, &app))
 	require.Equal(t, "StaleGeneration", app.Type())
 	require.True(t, app.NonRetryable())
-	var d Detail
+	var d contract.Detail
 	require.NoError(t, app.Details(&d))
 	require.Equal(t, "understudy status db1", d.Try)
 }

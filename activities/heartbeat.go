@@ -8,7 +8,7 @@ import (
 	"go.temporal.io/sdk/activity"
 )
 
-// beat tells the server every two seconds that the activity lives, also while libvirt or qemu-img keeps us waiting; the
+// beat tells the server twice a second that the activity lives, also while libvirt or qemu-img keeps us waiting; the
 // SDK throttles. It also carries the newest progress. Without it a task on a frozen host would only end by its
 // start-to-close limit.
 type beat struct {
@@ -18,7 +18,7 @@ type beat struct {
 	done   chan struct{}
 }
 
-const beatPeriod = 2 * time.Second
+const beatPeriod = 500 * time.Millisecond
 
 func startBeat(ctx context.Context) *beat {
 	beatCtx, stop := context.WithCancel(ctx)

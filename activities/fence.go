@@ -1,0 +1,59 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"understudy/internal/contract"
+	"understudy/internal/model"
+)
+
+// seal raises the floor. The answer leaves only after the floor is on stable storage.
+func (h *Host) seal(ctx context.Context, in contract.SealIn) (contract.SealOut, error) {
+	if err := h.Floors.Raise(in.VM, in.Generation, in.Attempt); err != nil {
+		return contract.SealOut{}, toWire(err)
+	}
+	h.Watcher.Yield(in.VM, in.Generation)
+	out := contract.SealOut{Floor: in.Generation}
+	d, err := h.Domains.Domain(ctx, in.VM.UUID)
+	if absent(err) {
+		return out, nil
+	}
+	out.Running = err == nil && d.State.Active()
+	return out, toWire(err)
+}
+
+// surrender is evidence only in this order: the floor first, so that nothing here starts the VM again; then off, and seen
+// to be off.
+func (h *Host) surrender(ctx context.Context, in contract.SurrenderIn) (contract.EvidenceOut, error) {
+	b := startBeat(ctx)
+	defer b.end()
+	if err := h.Floors.Raise(in.VM, in.Generation, in.Attempt); err != nil {
+		return contract.EvidenceOut{}, toWire(err)
+	}
+	h.Watcher.Yield(in.VM, in.Generation)
+	if err := h.Restorer.Surrender(ctx, in.VM); err != nil {
+		return contract.EvidenceOut{}, toWire(err)
+	}
+	return contract.EvidenceOut{Evidence: model.Evidence{
+		Kind: model.EvidenceSurrendered, Generation: in.Generation, By: string(h.ID),
+		Detail: fmt.Sprintf("floor %d is durable, and libvirt on %s says that no copy runs", in.Generation, h.ID), At: h.Now().UTC(),
+	}}, nil
+}
+
+const witnessLimit = 4 * time.Second
+
+// witness never fails: that nobody answers is its answer.
+func (h *Host) witness(ctx context.Context, in contract.WitnessIn) (contract.WitnessOut, error) {
+	ctx, cancel := context.WithTimeout(ctx, witnessLimit)
+	defer cancel()
+	got, err := h.Link.Ping(ctx, in.LinkAddress)
+	switch {
+	case err != nil:
+		return contract.WitnessOut{Detail: fmt.Sprintf("%s cannot reach %s at %q: %v", h.ID, in.Host, in.LinkAddress, err)}, nil
+	case got != in.Host:
+		return contract.WitnessOut{Detail: fmt.Sprintf("%s asked for %s at %q and %q answered", h.ID, in.Host, in.LinkAddress, got)}, nil
+	}
+	return contract.WitnessOut{Alive: true, Detail: fmt.Sprintf("the agent of %s answered %s", in.Host, h.ID)}, nil
+}

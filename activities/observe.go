@@ -1,0 +1,27 @@
+package activities
+
+import (
+	"context"
+
+	"understudy/internal/contract"
+	"understudy/internal/model"
+)
+
+func (h *Host) observe(ctx context.Context, in contract.ObserveIn) (model.Observation, error) {
+	if err := h.admit(in.Fence); err != nil {
+		return model.Observation{}, toWire(err)
+	}
+	h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation, RPO: in.RPO, Committed: in.Committed})
+	o, err := h.Watcher.Observe(ctx, in.VM)
+	if err != nil {
+		return model.Observation{}, toWire(err)
+	}
+	o.DirtyBytes = -1
+	if o.Running && !in.Committed.IsZero() {
+		// A bitmap that cannot be asked is not a failure of observing: the next capture finds out why.
+		if n, err := h.Snapshot.Dirty(ctx, in.VM, in.Committed); err == nil {
+			o.DirtyBytes = n
+		}
+	}
+	return o, nil
+}

@@ -1,0 +1,144 @@
+package activities
+
+import (
+	"context"
+	"time"
+
+	"understudy/internal/blockio"
+	"understudy/internal/contract"
+	"understudy/internal/hypervisor"
+	"understudy/internal/lease"
+	"understudy/internal/model"
+)
+
+// Floors refuses generations below the highest seen here.
+type Floors interface {
+	Admit(vm model.VMRef, g model.Generation) error
+	Raise(vm model.VMRef, g model.Generation, attempt string) error
+	Get(uuid string) (lease.Floor, error)
+	Forget(uuid string) error
+}
+
+// TakeRequest asks for a snapshot.
+type TakeRequest struct {
+	VM            model.VMRef
+	Point, Parent model.PointRef
+	Freeze        bool
+	ForceResync   string
+}
+
+// Taken is an open snapshot.
+type Taken struct {
+	Point       model.PointRef
+	TakenAt     time.Time
+	Consistency model.Consistency
+	Disks       []model.SnapshotDisk
+	DomainXML   string
+	Stall       time.Duration
+}
+
+// Snapshots is stage 1.
+type Snapshots interface {
+	Take(ctx context.Context, r TakeRequest) (Taken, error)
+	Get(ctx context.Context, vm model.VMRef, p model.PointRef) (Taken, error)
+	Open(ctx context.Context, vm model.VMRef, p model.PointRef, target string) (blockio.Source, error)
+	Abandon(ctx context.Context, vm model.VMRef, p model.PointRef) ([]string, error)
+	Settle(ctx context.Context, vm model.VMRef, committed model.PointRef) ([]string, error)
+	Retire(ctx context.Context, vm model.VMRef) ([]string, error)
+	Dirty(ctx context.Context, vm model.VMRef, committed model.PointRef) (int64, error)
+	Inspect(ctx context.Context, nameOrUUID string) (model.DomainFacts, hypervisor.Domain, error)
+}
+
+// SendRequest says what to replicate.
+type SendRequest struct {
+	VM            model.VMRef
+	Point, Parent model.PointRef
+	Capture       string // identifies the frozen snapshot
+	DomainXML     string
+	Disks         []model.SnapshotDisk
+	Compression   string
+	MaxBandwidth  int64 // bytes/s
+}
+
+// SendProgress is how far it is.
+type SendProgress struct {
+	Disk                             string
+	DoneBytes, TotalBytes, SentBytes int64
+}
+
+// SendResult is what it did.
+type SendResult struct {
+	Disks     []contract.DiskStats
+	SentBytes int64
+	Took      time.Duration
+	Resumed   bool
+}
+
+// Link reaches the agents of other hosts.
+type Link interface {
+	// Ping says which host answers at address.
+	Ping(ctx context.Context, address string) (model.HostID, error)
+	// Send is stage 2. It resumes from what the other side acknowledged.
+	Send(ctx context.Context, address string, open func(context.Context, string) (blockio.Source, error), r SendRequest, progress func(SendProgress)) (SendResult, error)
+}
+
+// Store is the standby's replicas: stages 3 (Prove) and 4.
+type Store interface {
+	Prove(ctx context.Context, vm model.VMRef, p model.PointRef, progress func(done, total int64)) (model.Receipt, error)
+	StagedSpec(ctx context.Context, vm model.VMRef, p model.PointRef) (model.StagingSpec, error)
+	Commit(ctx context.Context, receipt model.Receipt, point model.Point) (model.Point, error)
+	Point(ctx context.Context, vm model.VMRef, p model.PointRef) (model.Point, error)
+	Points(ctx context.Context, vm model.VMRef) ([]model.Point, error)
+	Prune(ctx context.Context, vm model.VMRef, keepLast int) (dropped []model.Seq, postponed string, err error)
+	Discard(ctx context.Context, vm model.VMRef, p model.PointRef) error
+	Remove(ctx context.Context, vm model.VMRef) error
+	BytesOnDisk(ctx context.Context, vm model.VMRef, p model.PointRef) (int64, error)
+	Usage() (free, total int64, err error)
+}
+
+// Restorer is stage 5.
+type Restorer interface {
+	Materialize(ctx context.Context, vm model.VMRef, p model.PointRef, g model.Generation) ([]model.Disk, error)
+	Start(ctx context.Context, vm model.VMRef, p model.PointRef, g model.Generation) (time.Time, error)
+	Confirm(ctx context.Context, vm model.VMRef, watch time.Duration) (running, guestAgent bool, detail string, err error)
+	Dismantle(ctx context.Context, vm model.VMRef, g model.Generation) error
+	Surrender(ctx context.Context, vm model.VMRef) error
+}
+
+// Domains is what preflight, seal and inspect ask of the hypervisor.
+type Domains interface {
+	Domains(ctx context.Context) ([]hypervisor.Domain, error)
+	Domain(ctx context.Context, nameOrUUID string) (hypervisor.Domain, error)
+}
+
+// Watcher knows what the VMs served here write between captures. Its answers never make an exposure smaller than it is.
+type Watcher interface {
+	// Serve says that this host is the VM's primary; it is sampled from now on.
+	Serve(w Watched)
+	// Capturing moves the counters to a new capture, just before it is taken; Captured closes that and gives the oldest
+	// write in the capture; Abandoned takes it back; Verified forgets the captures up to a committed one.
+	Capturing(ctx context.Context, vm model.VMRef, p model.PointRef)
+	Captured(vm model.VMRef, p model.PointRef, takenAt time.Time) *time.Time
+	Abandoned(vm model.VMRef, p model.PointRef)
+	Verified(vm model.VMRef, p model.PointRef)
+	// Observe samples now.
+	Observe(ctx context.Context, vm model.VMRef) (model.Observation, error)
+	// Yield says that this host may no longer be the primary: nothing is signalled for the VM until it is served again.
+	Yield(vm model.VMRef, below model.Generation)
+	// Forget ends everything about the VM.
+	Forget(vm model.VMRef) error
+}
+
+// Watched is what the watcher must know of a VM that is served here.
+type Watched struct {
+	VM         model.VMRef
+	Generation model.Generation
+	RPO        time.Duration  // 0: as before
+	Committed  model.PointRef // zero: as before
+}
+
+// Self describes this host.
+type Self interface {
+	Facts(ctx context.Context) model.HostFacts
+	Doctor(ctx context.Context) []model.Check
+}

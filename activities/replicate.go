@@ -1,0 +1,66 @@
+package activities
+
+import (
+	"context"
+	"time"
+
+	"understudy/internal/blockio"
+	"understudy/internal/contract"
+	"understudy/internal/model"
+)
+
+// replicate may be repeated: the standby says what it holds already. Nothing stays open when it returns; the snapshot's own
+// job goes on until settle or abandon.
+func (h *Host) replicate(ctx context.Context, in contract.ReplicateIn) (contract.ReplicateOut, error) {
+	b := startBeat(ctx)
+	defer b.end()
+	out, err := h.send(ctx, in, b)
+	return out, toWire(err)
+}
+
+func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (contract.ReplicateOut, error) {
+	if err := h.admit(in.Fence); err != nil {
+		return contract.ReplicateOut{}, err
+	}
+	taken, err := h.Snapshot.Get(ctx, in.VM, in.Point)
+	if err != nil {
+		return contract.ReplicateOut{}, err
+	}
+	if err := h.mustAnswer(ctx, in.LinkAddress, in.Standby); err != nil {
+		return contract.ReplicateOut{}, err.WithVM(in.VM.Name)
+	}
+	open := func(ctx context.Context, target string) (blockio.Source, error) {
+		return h.Snapshot.Open(ctx, in.VM, in.Point, target)
+	}
+	started := h.Now()
+	res, err := h.Link.Send(ctx, in.LinkAddress, open, SendRequest{
+		VM: in.VM, Point: in.Point, Parent: in.Parent, Capture: taken.TakenAt.UTC().Format(time.RFC3339Nano), DomainXML: taken.DomainXML,
+		Disks: taken.Disks, Compression: in.Compression, MaxBandwidth: in.MaxBandwidth,
+	}, func(p SendProgress) { b.set(wireProgress(p, h.Now().Sub(started))) })
+	if err != nil {
+		return contract.ReplicateOut{}, err
+	}
+	return contract.ReplicateOut{Disks: list(res.Disks), SentBytes: res.SentBytes, Took: res.Took, Resumed: res.Resumed}, nil
+}
+
+// mustAnswer refuses to send a VM's disks to whoever took over an address.
+func (h *Host) mustAnswer(ctx context.Context, address string, host model.HostID) *model.Failure {
+	got, err := h.Link.Ping(ctx, address)
+	switch {
+	case err != nil:
+		return model.Fail(model.LinkDown, err, "the receiver of %s at %q does not answer", host, address).
+			WithHost(h.ID).WithTry("understudy doctor --host " + string(host))
+	case got != host:
+		return model.Fail(model.LinkDown, nil, "at %q answers %q, not %q", address, got, host).
+			WithHost(h.ID).WithTry("understudy hosts, and look at --link-advertise of both")
+	}
+	return nil
+}
+
+func wireProgress(p SendProgress, took time.Duration) contract.ReplicateProgress {
+	out := contract.ReplicateProgress{Disk: p.Disk, DoneBytes: p.DoneBytes, TotalBytes: p.TotalBytes, SentBytes: p.SentBytes}
+	if s := took.Seconds(); s > 0 {
+		out.Rate = float64(p.DoneBytes) / s
+	}
+	return out
+}

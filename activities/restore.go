@@ -1,0 +1,51 @@
+package activities
+
+import (
+	"context"
+
+	"understudy/internal/contract"
+)
+
+func (h *Host) materialize(ctx context.Context, in contract.MaterializeIn) (contract.MaterializeOut, error) {
+	b := startBeat(ctx)
+	defer b.end()
+	if err := h.admit(in.Fence); err != nil {
+		return contract.MaterializeOut{}, toWire(err)
+	}
+	disks, err := h.Restorer.Materialize(ctx, in.VM, in.Point, in.Generation)
+	return contract.MaterializeOut{Point: in.Point, Disks: list(disks)}, toWire(err)
+}
+
+func (h *Host) start(ctx context.Context, in contract.StartIn) (contract.StartOut, error) {
+	b := startBeat(ctx)
+	defer b.end()
+	if err := h.admit(in.Fence); err != nil {
+		return contract.StartOut{}, toWire(err)
+	}
+	at, err := h.Restorer.Start(ctx, in.VM, in.Point, in.Generation)
+	if err != nil {
+		return contract.StartOut{}, toWire(err)
+	}
+	h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation})
+	return contract.StartOut{StartedAt: at}, nil
+}
+
+func (h *Host) confirm(ctx context.Context, in contract.ConfirmIn) (contract.ConfirmOut, error) {
+	b := startBeat(ctx)
+	defer b.end()
+	if err := h.admit(in.Fence); err != nil {
+		return contract.ConfirmOut{}, toWire(err)
+	}
+	running, agent, detail, err := h.Restorer.Confirm(ctx, in.VM, in.For)
+	return contract.ConfirmOut{Running: running, GuestAgent: agent, Detail: detail}, toWire(err)
+}
+
+func (h *Host) dismantle(ctx context.Context, in contract.StartIn) (contract.None, error) {
+	b := startBeat(ctx)
+	defer b.end()
+	if err := h.admit(in.Fence); err != nil {
+		return contract.None{}, toWire(err)
+	}
+	h.Watcher.Yield(in.VM, in.Generation+1)
+	return contract.None{}, toWire(h.Restorer.Dismantle(ctx, in.VM, in.Generation))
+}
