@@ -1,0 +1,62 @@
+// Package control composes the control plane: the workflow worker, the control activities, health and, when no Temporal
+// address is given, the supervised bundled Temporal.
+package control
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Options of `understudy server`.
+type Options struct {
+	TemporalAddress string // given: use that cluster; empty: run the bundled one
+	Namespace       string
+	DataDir         string
+	IP              string // the bundled Temporal and its Web UI listen here
+	TemporalPort    int
+	UIPort          int
+	TemporalBinary  string
+	HealthListen    string
+	FenceCommand    []string
+}
+
+// Command is `understudy server`.
+func Command() *cli.Command {
+	return &cli.Command{
+		Name:  "server",
+		Usage: "run the control plane (and, without --temporal-address, the bundled Temporal)",
+		Description: `Runs the workflow worker, keeps the generation records, serves /healthz. Without --temporal-address it starts
+and supervises the bundled single-node Temporal (SQLite file, Web UI) and restarts it when it dies.
+
+EXAMPLE
+   understudy server --data-dir /var/lib/understudy/server --fence-command "/usr/sbin/fence-hosts --profile rack1"
+
+EXIT STATUS
+   0 ended by a signal, 1 failed, 20 Temporal unreachable, 64 usage`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "temporal-address", EnvVars: []string{"UNDERSTUDY_TEMPORAL_ADDRESS"}, Usage: "use this Temporal cluster, `HOST:PORT`; empty runs the bundled one"},
+			&cli.StringFlag{Name: "namespace", Value: "understudy", Usage: "Temporal namespace"},
+			&cli.StringFlag{Name: "data-dir", Value: "/var/lib/understudy/server", Usage: "generation records and the bundled Temporal's file"},
+			&cli.StringFlag{Name: "ip", Value: "127.0.0.1", Usage: "address the bundled Temporal and its Web UI listen on"},
+			&cli.IntFlag{Name: "temporal-port", Value: 7233, Usage: "port of the bundled Temporal"},
+			&cli.IntFlag{Name: "ui-port", Value: 8233, Usage: "port of its Web UI"},
+			&cli.StringFlag{Name: "temporal-binary", Usage: "path of understudy-temporal (default: beside this program, then PATH)"},
+			&cli.StringFlag{Name: "health-listen", Value: "127.0.0.1:7480", Usage: "address of /healthz"},
+			&cli.StringFlag{Name: "fence-command", EnvVars: []string{"UNDERSTUDY_FENCE_COMMAND"}, Usage: "command called as `CMD` off HOST and CMD status HOST; off must mean powered off"},
+		},
+		Action: func(c *cli.Context) error {
+			log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "server")
+			return Run(c.Context, Options{
+				TemporalAddress: c.String("temporal-address"), Namespace: c.String("namespace"),
+				DataDir: filepath.Clean(c.String("data-dir")), IP: c.String("ip"),
+				TemporalPort: c.Int("temporal-port"), UIPort: c.Int("ui-port"),
+				TemporalBinary: c.String("temporal-binary"), HealthListen: c.String("health-listen"),
+				FenceCommand: strings.Fields(c.String("fence-command")),
+			}, log)
+		},
+	}
+}

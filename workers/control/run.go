@@ -1,0 +1,170 @@
+package control
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+	"golang.org/x/sync/errgroup"
+
+	"understudy/activities"
+	"understudy/internal/contract"
+	"understudy/internal/fence"
+	"understudy/internal/lease"
+	"understudy/internal/model"
+	"understudy/workers"
+	"understudy/workflows"
+)
+
+const (
+	// Control activities are short; one that hangs longer is given up at the end and tried again by the next server.
+	stopTimeout = 10 * time.Second
+	// On a machine that is short of CPU a workflow task can take seconds without being stuck.
+	deadlockTimeout = 10 * time.Second
+	againAfter      = 2 * time.Second
+)
+
+// Run is the server until ctx ends. Whatever it was doing goes on with the next one.
+func Run(ctx context.Context, o Options, log *slog.Logger) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
+		return model.Fail(model.Internal, err, "cannot create the data folder").WithTry("understudy server --data-dir DIR")
+	}
+	release, err := own(o.DataDir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	records, err := lease.OpenRecords(filepath.Join(o.DataDir, "records"), time.Now)
+	if err != nil {
+		return err
+	}
+	s := &server{o: o, log: log, control: &activities.Control{
+		Records: records, Power: fence.Command{Argv: o.FenceCommand}, Now: time.Now,
+	}}
+	if len(o.FenceCommand) == 0 {
+		log.Warn("no_fence_command", "meaning", "the power of a silent host cannot be cut: a person has to confirm that it is off before a VM is started elsewhere")
+	}
+	return s.run(ctx)
+}
+
+func (o Options) validate() error {
+	if o.TemporalAddress == "" {
+		if net.ParseIP(o.IP) == nil {
+			return model.Fail(model.InvalidArgument, nil, "--ip must be an IP address, not %q", o.IP).WithTry("--ip 127.0.0.1")
+		}
+		for name, port := range map[string]int{"--temporal-port": o.TemporalPort, "--ui-port": o.UIPort} {
+			if port < 1 || port > 65535 {
+				return model.Fail(model.InvalidArgument, nil, "%s must be a port, not %d", name, port)
+			}
+		}
+	}
+	if o.Namespace == "" {
+		return model.Fail(model.InvalidArgument, nil, "--namespace must not be empty").WithTry("--namespace " + contract.Namespace)
+	}
+	return nil
+}
+
+func (o Options) address() string {
+	if o.TemporalAddress != "" {
+		return o.TemporalAddress
+	}
+	return net.JoinHostPort(o.IP, strconv.Itoa(o.TemporalPort))
+}
+
+type server struct {
+	o       Options
+	log     *slog.Logger
+	control *activities.Control
+	health  health
+}
+
+// run ends things in the reverse order of their start: the worker before the Temporal it talks to.
+func (s *server) run(ctx context.Context) error {
+	stopHealth, err := s.health.listen(s.o.HealthListen, s.log)
+	if err != nil {
+		return err
+	}
+	defer stopHealth()
+	if s.o.TemporalAddress == "" {
+		b, err := newBundled(s.o, s.log)
+		if err != nil {
+			return err
+		}
+		bundledCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+		var g errgroup.Group
+		g.Go(func() error { b.run(bundledCtx); return nil })
+		defer func() {
+			stop()
+			_ = g.Wait() // always nil
+		}()
+		s.health.bundled.Store(b)
+	}
+	for {
+		err := s.work(ctx)
+		if ctx.Err() != nil {
+			s.log.Info("stopped")
+			return nil
+		}
+		s.log.Error("worker_lost", "error", err, "again_in", againAfter.String())
+		select {
+		case <-ctx.Done():
+		case <-time.After(againAfter):
+		}
+	}
+}
+
+// work connects, prepares the namespace and serves the control queue until ctx ends or the worker gives up.
+func (s *server) work(ctx context.Context) error {
+	c, err := workers.DialPatiently(ctx, s.o.address(), s.o.Namespace, s.log)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	prepareCtx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	err = workers.Prepare(prepareCtx, c, s.o.Namespace)
+	cancel()
+	if err != nil {
+		return err
+	}
+	return s.serve(ctx, c)
+}
+
+func (s *server) serve(ctx context.Context, c client.Client) error {
+	fatal := make(chan error, 1)
+	w := worker.New(c, contract.ControlQueue, worker.Options{
+		WorkerStopTimeout:        stopTimeout,
+		DeadlockDetectionTimeout: deadlockTimeout,
+		OnFatalError: func(err error) {
+			select {
+			case fatal <- err:
+			default:
+			}
+		},
+	})
+	workflows.Register(w)
+	s.control.Register(w)
+	if err := w.Start(); err != nil {
+		return err
+	}
+	s.health.worker.Store(&c)
+	s.log.Info("serving", "temporal", s.o.address(), "namespace", s.o.Namespace, "data", s.o.DataDir, "version", model.Version())
+	defer func() {
+		s.health.worker.Store(nil)
+		w.Stop()
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-fatal:
+		return err
+	}
+}
