@@ -40,7 +40,7 @@ test-e2e: ## only the end-to-end tests on the lab (root)
 	@tests/run e2e
 
 test-temporal: ## the nested module of the bundled Temporal
-	@cd deploy/temporal && go test ./...
+	@cd deploy/temporal && go test -trimpath ./...
 
 bench: deps build ## figures of docs/PERFORMANCE.md, measured beside their peers
 	@go run ./tests/bench
