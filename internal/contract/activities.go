@@ -343,6 +343,7 @@ var (
 	Start       = Activity[StartIn, StartOut]{"start", hostOptions(120, 6, 3)}
 	Confirm     = Activity[ConfirmIn, ConfirmOut]{"confirm", hostOptions(120, 6, 2)}
 	Dismantle   = Activity[StartIn, None]{"dismantle", hostOptions(60, 6, 10)} // undo of start and materialize
+	Watch       = Activity[WatchIn, WatchOut]{"watch-host", watchOptions()}
 )
 
 // Activities on a host's bulk queue (BulkQueue).
@@ -350,7 +351,6 @@ var (
 	Replicate = Activity[ReplicateIn, ReplicateOut]{"replicate", bulkOptions(15)}
 	Verify    = Activity[VerifyIn, VerifyOut]{"verify", bulkOptions(15)}
 	Prune     = Activity[PruneIn, PruneOut]{"prune", bulkOptions(60)}
-	Watch     = Activity[WatchIn, WatchOut]{"watch-host", watchOptions()}
 )
 
 // Activities of the control plane (ControlQueue).

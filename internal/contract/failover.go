@@ -61,6 +61,8 @@ type FailoverOut struct {
 	// PermittedTo is the host that holds the permit of Generation; empty when the failover ended before its permit.
 	PermittedTo model.HostID `json:"permitted_to,omitempty"`
 	Try         string       `json:"try,omitempty"`
+	// Record is the control plane's record as this failover last saw it.
+	Record *model.Record `json:"record,omitempty"`
 }
 
 // ChildFinishedIn is how a failover reports: its parent may have continued as new meanwhile.

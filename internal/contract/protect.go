@@ -123,6 +123,10 @@ type ProtectState struct {
 	SkipFreeze bool `json:"skip_freeze,omitempty"`
 	// Trigger is a reason to fail over that has not led to a finished failover yet.
 	Trigger *FailoverTrigger `json:"trigger,omitempty"`
+	// Reseed is the reason why the next point builds on nothing; the points that exist can still be started from.
+	Reseed string `json:"reseed,omitempty"`
+	// FailoverTries counts failovers in a row that came to nothing; it sets the back-off until the next one.
+	FailoverTries int `json:"failover_tries,omitempty"`
 }
 
 // FailoverTrigger is why a failover is wanted.
@@ -146,6 +150,8 @@ type InFlight struct {
 	// Origin is the oldest write that this capture holds; exposure counts from here until it is verified.
 	Origin     *time.Time `json:"origin,omitempty"`
 	DirtyBytes int64      `json:"dirty_bytes"`
+	// TakenAt is the instant of the capture on the primary's clock; zero until the snapshot was made.
+	TakenAt time.Time `json:"taken_at,omitzero"`
 }
 
 // DescribeOut is the answer of the describe query.

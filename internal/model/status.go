@@ -39,6 +39,7 @@ const (
 	BindingRequest Binding = "request" // a person asked for it
 	BindingRetry   Binding = "retry"   // the last cycle failed
 	BindingPaused  Binding = "paused"
+	BindingWaiting Binding = "waiting" // the VM is off or a host is silent
 )
 
 // Cadence is a decision about the next cycle, with its reason.

@@ -38,6 +38,7 @@ type Input struct {
 	RetryAt     *time.Time // end of the back-off after a failure
 	Requested   bool
 	Paused      bool
+	Hindered    string // why no cycle can be run now (the VM is off, a host is silent); empty when one can
 }
 
 // Decide says when the next cycle starts, why, and which constraint binds.
@@ -45,6 +46,8 @@ func Decide(in Input) model.Cadence {
 	switch {
 	case in.Paused:
 		return in.look(IdlePoll(in.RPO), model.BindingPaused, "paused by a person")
+	case in.Hindered != "":
+		return in.look(IdlePoll(in.RPO), model.BindingWaiting, in.Hindered)
 	case in.Requested:
 		return in.start(0, model.BindingRequest, "a person asked for it")
 	case in.RetryAt != nil && in.RetryAt.After(in.Now):
