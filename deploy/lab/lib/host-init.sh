@@ -1,0 +1,72 @@
+#!/bin/bash
+# The first process of a lab host, inside its namespaces: makes the mounts, starts the services and restarts what dies.
+#   host-init.sh LAB HOST
+# Its command line must not look like a service's: tests kill services by `pkill -f`.
+set -euo pipefail
+
+LAB=$1 HOST=$2
+UNDERSTUDY=""
+# shellcheck disable=SC1091 # written by lab up
+source "$LAB/lab.conf"
+D=$LAB/$HOST
+
+# /run is a fresh tmpfs, so a power loss leaves no pid files, and sockets of the machine (dbus) are out of sight.
+mounts() {
+  mount -t tmpfs -o mode=755 tmpfs "$D/run"
+  mkdir -p "$D"/run/{lock,libvirt,understudy,lab/console,lab/in,lab/bin}
+  mount --bind "$D/console" "$D/run/lab/console"
+  cp "$LAB/fence-client" "$D/run/lab/fence"
+  if [[ $HOST == control ]]; then
+    mkdir -p "$D/run/lab/bmc"
+    mount --bind "$LAB/bmc" "$D/run/lab/bmc"
+  fi
+  mount --bind "$LAB/boot" "$D/lib-libvirt/boot"
+  mount -o remount,bind,ro "$D/lib-libvirt/boot"
+  mkdir -p /var/lib/understudy /var/lib/libvirt /etc/libvirt /var/log/libvirt /var/cache/libvirt
+  mount --bind "$D/understudy" /var/lib/understudy
+  mount --rbind "$D/lib-libvirt" /var/lib/libvirt
+  mount --bind "$D/etc-libvirt" /etc/libvirt
+  mount --bind "$D/log-libvirt" /var/log/libvirt
+  mount --bind "$D/cache-libvirt" /var/cache/libvirt
+  mount --bind "$LAB/hosts" /etc/hosts
+  umount -l /sys
+  mount -t sysfs sysfs /sys
+  mount --rbind "$D/run" /run
+}
+
+# supervise NAME CMD…: starts it again a second after it died.
+supervise() {
+  local name=$1 code
+  shift
+  while :; do
+    echo "$(date +%T.%3N) lab: starting $name"
+    code=0
+    "$@" || code=$?
+    echo "$(date +%T.%3N) lab: $name ended with exit code $code"
+    sleep 1
+  done >>"$D/log/$name.log" 2>&1
+}
+
+agent() {
+  until virsh -q list >/dev/null 2>&1; do sleep 0.1; done
+  "$UNDERSTUDY" agent --host "$HOST" --temporal-address control:7233 --image-dir /var/lib/libvirt/images
+}
+
+server() {
+  UNDERSTUDY_FENCE_COMMAND=/run/lab/fence "$UNDERSTUDY" server --ip 10.77.0.1
+}
+
+services() {
+  if [[ $HOST != control ]]; then supervise libvirtd libvirtd & fi
+  [[ -n $UNDERSTUDY ]] || return 0
+  if [[ $HOST == control ]]; then supervise server server & else supervise agent agent & fi
+}
+
+hostname "$HOST"
+mounts
+export LIBVIRT_DEFAULT_URI=qemu:///system
+services
+: >"$D/booted"
+# bash reaps whatever is handed to the first process; TERM must not end the host.
+trap '' TERM INT HUP
+while :; do wait || true; sleep 3600 & wait $! || true; done
