@@ -20,12 +20,12 @@ const (
 	Running  State = "running"
 	Paused   State = "paused"
 	ShutOff  State = "shut off"
-	Crashed  State = "crashed"
+	Crashed  State = "crashed" // the guest crashed and its QEMU process is kept; a QEMU that died is "shut off", reason "crashed"
 	OtherRun State = "other" // any other state with a QEMU process: shutting down, suspended by the guest
 )
 
 // Active says that a QEMU process exists.
-func (s State) Active() bool { return s == Running || s == Paused || s == OtherRun }
+func (s State) Active() bool { return s == Running || s == Paused || s == Crashed || s == OtherRun }
 
 // Versions of what is below us.
 type Versions struct {
@@ -144,14 +144,15 @@ type Hypervisor interface {
 
 	// Checkpoints lists a domain's checkpoints, ours and foreign ones, parents before children.
 	Checkpoints(ctx context.Context, uuid string) ([]Checkpoint, error)
-	// DeleteCheckpoint removes a checkpoint, its bitmaps (merged into the parent's) and its metadata, whatever of them is
-	// left: after a crash of QEMU the bitmap may be in use or absent. A missing one is success.
+	// DeleteCheckpoint removes a checkpoint, its bitmaps (what they hold is in the parent's) and its metadata, whatever of
+	// them is left: after a crash of QEMU the bitmap may be in use or absent. A missing one is success.
 	DeleteCheckpoint(ctx context.Context, uuid, name string) error
 	// DirtyBytes tells per target how many bytes were written since the checkpoint, in whole clusters. CheckpointLost when
 	// that cannot be known for a disk that has a bitmap of it.
 	DirtyBytes(ctx context.Context, uuid, checkpoint string) (map[string]int64, error)
 
-	// Stats gives the counters of all running domains in one call.
+	// Stats gives the counters of all running domains in one call. It waits for nobody: a domain that another call holds
+	// just then is left out.
 	Stats(ctx context.Context) ([]Stats, error)
 
 	// Define makes or replaces the persistent definition. It returns the domain as libvirt has it.

@@ -1,0 +1,160 @@
+package libvirtrpc
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+
+	"understudy/internal/model"
+)
+
+const (
+	connectTime = 10 * time.Second // for connecting and subscribing
+	firstPause  = 100 * time.Millisecond
+	longPause   = 2 * time.Second
+)
+
+// Events implements hypervisor.Hypervisor.
+func (c *Client) Events(ctx context.Context, reconnected func()) (<-chan model.Event, error) {
+	if err := c.ctx.Err(); err != nil {
+		return nil, model.Fail(model.Unreachable, err, "the connection to libvirtd was closed by us")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(c.ctx, cancel)
+	out := make(chan model.Event)
+	c.work.Add(1)
+	go func() {
+		defer c.work.Done()
+		defer close(out)
+		defer cancel()
+		defer unhook()
+		pause := firstPause
+		for ctx.Err() == nil {
+			lived, err := c.listen(ctx, reconnected, out)
+			if ctx.Err() != nil {
+				return
+			}
+			if lived {
+				pause = firstPause
+			}
+			c.log.Warn("events of libvirtd are interrupted", "error", err, "retry_in", pause)
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, longPause)
+		}
+	}()
+	return out, nil
+}
+
+// listen delivers events over one connection until it is lost; lived says that it was made.
+func (c *Client) listen(ctx context.Context, reconnected func(), out chan<- model.Event) (lived bool, err error) {
+	setup, done := context.WithTimeout(ctx, connectTime)
+	defer done()
+	k, err := open(setup, c.socket)
+	if err != nil {
+		return false, err
+	}
+	defer k.close() // ends go-libvirt's goroutines too
+	stop := context.AfterFunc(setup, k.close)
+	// The subscriptions' own context never ends by itself: go-libvirt would then make calls on a connection that may hang.
+	lifecycle, err := k.rpc.SubscribeEvents(context.Background(), libvirt.DomainEventIDLifecycle, nil)
+	if err != nil {
+		return false, err
+	}
+	defer drain(k, lifecycle)
+	ioErrors, err := k.rpc.SubscribeEvents(context.Background(), libvirt.DomainEventIDIoErrorReason, nil)
+	if err != nil {
+		return false, err
+	}
+	defer drain(k, ioErrors)
+	if !stop() {
+		return false, fmt.Errorf("libvirtd did not take the subscriptions: %w", context.Cause(setup))
+	}
+	if reconnected != nil {
+		reconnected()
+	}
+	for {
+		var raw any
+		ok := true
+		select {
+		case raw, ok = <-lifecycle:
+		case raw, ok = <-ioErrors:
+		case <-k.sock.dead:
+			return true, fmt.Errorf("the connection was lost")
+		case <-ctx.Done():
+			return true, ctx.Err()
+		}
+		if !ok {
+			return true, fmt.Errorf("the connection was lost")
+		}
+		e, told := translate(raw)
+		if !told {
+			continue
+		}
+		e.At = time.Now().UTC()
+		select {
+		case out <- e:
+		case <-ctx.Done():
+			return true, ctx.Err()
+		}
+	}
+}
+
+// drain closes the connection and takes what is left, because go-libvirt waits for its receiver without end.
+func drain(k *conn, ch <-chan any) {
+	k.close()
+	for range ch {
+	}
+}
+
+// translate makes a model.Event of one of libvirt's; told is false for what is of no interest.
+func translate(raw any) (e model.Event, told bool) {
+	switch m := raw.(type) {
+	case *libvirt.DomainEventCallbackLifecycleMsg:
+		kind, detail, ok := lifecycleKind(libvirt.DomainEventType(m.Msg.Event), m.Msg.Detail)
+		return model.Event{VM: ref(m.Msg.Dom), Kind: kind, Detail: detail}, ok
+	case *libvirt.DomainEventCallbackIOErrorReasonMsg:
+		if libvirt.DomainEventIOErrorAction(m.Msg.Action) != libvirt.DomainEventIoErrorPause {
+			return e, false // the guest was told, and runs on
+		}
+		return model.Event{VM: ref(m.Msg.Dom), Kind: model.EventIOError, Detail: fmt.Sprintf("%s on %s", m.Msg.Reason, m.Msg.SrcPath)}, true
+	}
+	return e, false
+}
+
+func lifecycleKind(event libvirt.DomainEventType, detail int32) (model.EventKind, string, bool) {
+	word := func(words ...string) string {
+		if detail >= 0 && int(detail) < len(words) {
+			return words[detail]
+		}
+		return fmt.Sprintf("detail %d", detail)
+	}
+	switch event {
+	case libvirt.DomainEventStarted:
+		return model.EventStarted, word("booted", "migrated", "restored", "from snapshot", "wakeup", "recreated"), true
+	case libvirt.DomainEventSuspended:
+		detailWord := word("paused", "migrated", "I/O error", "watchdog", "restored", "from snapshot", "api error", "post-copy", "post-copy failed")
+		if libvirt.DomainEventSuspendedDetailType(detail) == libvirt.DomainEventSuspendedIoerror {
+			return model.EventIOError, detailWord, true
+		}
+		return model.EventPaused, detailWord, true
+	case libvirt.DomainEventPmsuspended:
+		return model.EventPaused, "suspended by the guest", true
+	case libvirt.DomainEventResumed:
+		return model.EventResumed, word("unpaused", "migrated", "from snapshot", "post-copy", "post-copy failed"), true
+	case libvirt.DomainEventStopped:
+		detailWord := word("shutdown", "destroyed", "crashed", "migrated", "saved", "failed", "from snapshot", "recreated")
+		switch libvirt.DomainEventStoppedDetailType(detail) {
+		case libvirt.DomainEventStoppedCrashed, libvirt.DomainEventStoppedFailed:
+			return model.EventCrashed, detailWord, true
+		}
+		return model.EventStopped, detailWord, true
+	case libvirt.DomainEventCrashed:
+		return model.EventCrashed, word("panicked", "crashloaded"), true
+	}
+	return "", "", false
+}
