@@ -9,6 +9,7 @@ import (
 	"understudy/internal/hypervisor"
 	"understudy/internal/lease"
 	"understudy/internal/model"
+	"understudy/internal/snapshot"
 )
 
 // Floors refuses generations below the highest seen here.
@@ -19,34 +20,18 @@ type Floors interface {
 	Forget(uuid string) error
 }
 
-// TakeRequest asks for a snapshot.
-type TakeRequest struct {
-	VM            model.VMRef
-	Point, Parent model.PointRef
-	Freeze        bool
-	ForceResync   string
-}
-
-// Taken is an open snapshot.
-type Taken struct {
-	Point       model.PointRef
-	TakenAt     time.Time
-	Consistency model.Consistency
-	Disks       []model.SnapshotDisk
-	DomainXML   string
-	Stall       time.Duration
-}
-
 // Snapshots is stage 1.
 type Snapshots interface {
-	Take(ctx context.Context, r TakeRequest) (Taken, error)
-	Get(ctx context.Context, vm model.VMRef, p model.PointRef) (Taken, error)
+	Take(ctx context.Context, r snapshot.Request) (snapshot.Snapshot, error)
+	Get(ctx context.Context, vm model.VMRef, p model.PointRef) (snapshot.Snapshot, error)
 	Open(ctx context.Context, vm model.VMRef, p model.PointRef, target string) (blockio.Source, error)
 	Abandon(ctx context.Context, vm model.VMRef, p model.PointRef) ([]string, error)
 	Settle(ctx context.Context, vm model.VMRef, committed model.PointRef) ([]string, error)
 	Retire(ctx context.Context, vm model.VMRef) ([]string, error)
 	Dirty(ctx context.Context, vm model.VMRef, committed model.PointRef) (int64, error)
 	Inspect(ctx context.Context, nameOrUUID string) (model.DomainFacts, hypervisor.Domain, error)
+	// Admit is Inspect that fails when the domain cannot be replicated.
+	Admit(ctx context.Context, nameOrUUID string) (model.DomainFacts, hypervisor.Domain, error)
 }
 
 // SendRequest says what to replicate.
@@ -135,6 +120,7 @@ type Watched struct {
 	Generation model.Generation
 	RPO        time.Duration  // 0: as before
 	Committed  model.PointRef // zero: as before
+	Runs       bool           // it was just started
 }
 
 // Self describes this host.

@@ -3,7 +3,6 @@ package activities
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"understudy/internal/contract"
 	"understudy/internal/hypervisor"
@@ -36,7 +35,7 @@ func (h *Host) preflightPrimary(ctx context.Context, in contract.PreflightIn, ou
 	if name == "" {
 		name = in.VM.Name
 	}
-	facts, domain, err := h.Snapshot.Inspect(ctx, name)
+	facts, domain, err := h.Snapshot.Admit(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -46,11 +45,6 @@ func (h *Host) preflightPrimary(ctx context.Context, in contract.PreflightIn, ou
 	switch {
 	case in.VM.Name != "" && in.VM.Name != facts.VM.Name:
 		return refuse(model.Conflict, "VM %s is called %q here, not %q", facts.VM.UUID, facts.VM.Name, in.VM.Name)
-	case len(facts.Problems) > 0:
-		return refuse(problemKind(facts.Problems), "the VM cannot be replicated: %s", strings.Join(facts.Problems, "; ")).
-			WithTry("understudy doctor --host " + string(h.ID))
-	case len(facts.Disks) == 0:
-		return refuse(model.Unsupported, "the VM has no disk that could be replicated")
 	case !domain.Persistent:
 		return refuse(model.Unsupported, "the VM is transient: libvirt forgets it when it stops").
 			WithTry("virsh dumpxml " + facts.VM.Name + " > vm.xml && virsh define vm.xml")
@@ -67,16 +61,6 @@ func (h *Host) preflightPrimary(ctx context.Context, in contract.PreflightIn, ou
 		}
 	}
 	return nil
-}
-
-// problemKind: a path outside the allowed folders is refused as unsafe, the rest cannot be done.
-func problemKind(problems []string) model.Kind {
-	for _, p := range problems {
-		if !strings.Contains(p, "outside") {
-			return model.Unsupported
-		}
-	}
-	return model.Refused
 }
 
 func allocated(d hypervisor.Domain, disks []model.Disk) int64 {

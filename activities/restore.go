@@ -26,7 +26,7 @@ func (h *Host) start(ctx context.Context, in contract.StartIn) (contract.StartOu
 	if err != nil {
 		return contract.StartOut{}, toWire(err)
 	}
-	h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation})
+	h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation, Runs: true})
 	return contract.StartOut{StartedAt: at}, nil
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
+	"understudy/internal/snapshot"
 )
 
 // snapshot is repeated under the same point after a lost answer; the stage then gives the open one again.
@@ -22,7 +23,7 @@ func (h *Host) take(ctx context.Context, in contract.SnapshotIn) (contract.Snaps
 	h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation, RPO: in.RPO, Committed: in.Parent})
 	point := model.PointRef{Generation: in.Generation, Seq: in.Seq}
 	h.Watcher.Capturing(ctx, in.VM, point)
-	taken, err := h.Snapshot.Take(ctx, TakeRequest{
+	taken, err := h.Snapshot.Take(ctx, snapshot.Request{
 		VM: in.VM, Point: point, Parent: in.Parent, Freeze: in.Freeze, ForceResync: in.ForceResync,
 	})
 	if err != nil {

@@ -1,0 +1,280 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"understudy/activities"
+	"understudy/internal/contract"
+	"understudy/internal/hostload"
+	"understudy/internal/hypervisor"
+	"understudy/internal/model"
+)
+
+const (
+	minPeriod    = 250 * time.Millisecond
+	maxPeriod    = 4 * time.Second
+	statsLimit   = 3 * time.Second
+	periodPerRPO = 40
+)
+
+// counters is what the watcher asks of the hypervisor.
+type counters interface {
+	Stats(ctx context.Context) ([]hypervisor.Stats, error)
+	Domains(ctx context.Context) ([]hypervisor.Domain, error)
+	Domain(ctx context.Context, nameOrUUID string) (hypervisor.Domain, error)
+}
+
+// teller reaches the workflows.
+type teller interface {
+	Utilization(ctx context.Context, vmUUID string, in contract.UtilizationIn) error
+	Event(ctx context.Context, vmUUID string, in contract.VMEventIn) error
+}
+
+// watcher samples the VMs that are served here and tells their protections what matters: the first write after a capture, a
+// lasting change of the write rate, and what happens to the domain.
+type watcher struct {
+	host model.HostID
+	hv   counters
+	to   teller
+	out  *outbox
+	list watchlist
+	load *hostload.Meter
+	now  func() time.Time
+	log  *slog.Logger
+
+	sampling sync.Mutex // one Stats call at a time: an answer taken earlier must not be fed later
+	mu       sync.Mutex
+	vms      map[string]*entry
+	wake     chan struct{} // the period may be shorter now
+}
+
+var _ activities.Watcher = (*watcher)(nil)
+
+// run samples until ctx ends.
+func (w *watcher) run(ctx context.Context) {
+	for {
+		t := time.NewTimer(w.period())
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-w.wake:
+			t.Stop()
+			continue
+		case <-t.C:
+		}
+		if w.idle() {
+			continue
+		}
+		if err := w.sample(ctx); err != nil && ctx.Err() == nil {
+			w.log.Debug("sample_failed", "error", err)
+		}
+	}
+}
+
+func (w *watcher) idle() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.vms) == 0
+}
+
+// period is that of the most demanding VM.
+func (w *watcher) period() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := maxPeriod
+	for _, e := range w.vms {
+		p = min(p, periodOf(e.RPO))
+	}
+	return p
+}
+
+func periodOf(rpo time.Duration) time.Duration {
+	if rpo <= 0 {
+		return time.Second
+	}
+	return min(max(rpo/periodPerRPO, minPeriod), maxPeriod)
+}
+
+// sample asks for the counters of all VMs in one call and takes them in.
+func (w *watcher) sample(ctx context.Context) error {
+	w.sampling.Lock()
+	defer w.sampling.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, statsLimit)
+	defer cancel()
+	at := w.now()
+	stats, err := w.hv.Stats(ctx)
+	if err != nil {
+		return err
+	}
+	load := w.load.Measure(ctx)
+	seen := make(map[string]hypervisor.Stats, len(stats))
+	for _, s := range stats {
+		seen[s.UUID] = s
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uuid, e := range w.vms {
+		first := false
+		if s, ok := seen[uuid]; ok {
+			first = e.Meter.feed(sampleOf(s, at))
+		} else {
+			first = e.Meter.missing()
+		}
+		if first {
+			w.list.save(e)
+		}
+		w.consider(e, first, load)
+	}
+	return nil
+}
+
+// consider tells the protection when something changed that its plan rests on.
+func (w *watcher) consider(e *entry, first bool, load hostload.Load) {
+	rate := e.Meter.rate
+	switch {
+	case e.Muted:
+		return
+	case first:
+		e.tell = "the first write since the last capture"
+	case e.trend.changed(rate) && e.tell == "":
+		if !e.budget.spend(w.now(), e.RPO, true) {
+			return
+		}
+		w.utilization(e, "the write rate changed", load)
+		return
+	}
+	if e.tell != "" && e.budget.spend(w.now(), e.RPO, false) {
+		w.utilization(e, e.tell, load)
+	}
+}
+
+func (w *watcher) utilization(e *entry, why string, load hostload.Load) {
+	e.tell = ""
+	e.trend.tell(e.Meter.rate)
+	o := w.observation(e, load)
+	o.Running, o.State = true, string(hypervisor.Running)
+	in, uuid := contract.UtilizationIn{Observation: o, Why: why}, e.VM.UUID
+	w.out.put("utilization/"+uuid, message{send: func(ctx context.Context) error { return w.to.Utilization(ctx, uuid, in) }})
+}
+
+func (w *watcher) observation(e *entry, load hostload.Load) model.Observation {
+	return model.Observation{
+		At: w.now().UTC(), WrittenBytes: e.Meter.Since.Bytes, WriteReqs: e.Meter.Since.Reqs, WriteRate: e.Meter.rate,
+		OldestWrite: e.Meter.Since.Oldest, DirtyBytes: -1, SamplePeriod: e.Meter.gap.Seconds(),
+		HostCPU: load.CPU, HostLoad1: load.Load1,
+	}
+}
+
+// Serve implements activities.Watcher.
+func (w *watcher) Serve(in activities.Watched) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e, ok := w.vms[in.VM.UUID]
+	if !ok {
+		e = &entry{VM: in.VM}
+		w.vms[in.VM.UUID] = e
+	}
+	before := *e
+	e.VM, e.Generation, e.Muted = in.VM, max(e.Generation, in.Generation), false
+	if in.RPO > 0 {
+		e.RPO = in.RPO
+	}
+	if in.Committed.Seq > e.Committed.Seq {
+		e.Committed = in.Committed
+		e.Meter.verified(in.Committed)
+	}
+	e.Runs = e.Runs || in.Runs
+	if !ok || before.Generation != e.Generation || before.Muted || before.RPO != e.RPO || before.Committed != e.Committed || before.Runs != e.Runs {
+		w.list.save(e)
+	}
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Capturing implements activities.Watcher. When the counters cannot be asked now, the last sample is the base: what was
+// written after it counts as not captured.
+func (w *watcher) Capturing(ctx context.Context, vm model.VMRef, p model.PointRef) {
+	if err := w.sample(ctx); err != nil {
+		w.log.Warn("capture_without_fresh_counters", "vm", vm.Name, "point", p.String(), "error", err)
+	}
+	w.change(vm, func(e *entry) { e.Meter.capturing(p, w.now()) })
+}
+
+// Captured implements activities.Watcher.
+func (w *watcher) Captured(vm model.VMRef, p model.PointRef, takenAt time.Time) (oldest *time.Time) {
+	w.change(vm, func(e *entry) {
+		oldest = e.Meter.captured(p, takenAt)
+		e.Runs = true
+	})
+	return oldest
+}
+
+// Abandoned implements activities.Watcher.
+func (w *watcher) Abandoned(vm model.VMRef, p model.PointRef) {
+	w.change(vm, func(e *entry) { e.Meter.abandoned(p) })
+}
+
+// Verified implements activities.Watcher.
+func (w *watcher) Verified(vm model.VMRef, p model.PointRef) {
+	w.change(vm, func(e *entry) {
+		e.Meter.verified(p)
+		if p.Seq > e.Committed.Seq {
+			e.Committed = p
+		}
+	})
+}
+
+// Yield implements activities.Watcher.
+func (w *watcher) Yield(vm model.VMRef, below model.Generation) {
+	w.change(vm, func(e *entry) { e.Muted = e.Muted || e.Generation < below })
+}
+
+func (w *watcher) change(vm model.VMRef, do func(*entry)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e, ok := w.vms[vm.UUID]; ok {
+		do(e)
+		w.list.save(e)
+	}
+}
+
+// Forget implements activities.Watcher.
+func (w *watcher) Forget(vm model.VMRef) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.vms, vm.UUID)
+	return w.list.remove(vm.UUID)
+}
+
+// Observe implements activities.Watcher.
+func (w *watcher) Observe(ctx context.Context, vm model.VMRef) (model.Observation, error) {
+	d, err := w.hv.Domain(ctx, vm.UUID)
+	if err != nil {
+		return model.Observation{}, err
+	}
+	if err := w.sample(ctx); err != nil {
+		return model.Observation{}, err
+	}
+	load := w.load.Measure(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e, ok := w.vms[vm.UUID]
+	if !ok {
+		return model.Observation{}, model.Fail(model.NotFound, nil, "the VM is not watched here").WithVM(vm.Name).WithHost(w.host)
+	}
+	o := w.observation(e, load)
+	o.Running, o.State = d.State.Active(), string(d.State)
+	e.trend.tell(e.Meter.rate) // the protection knows it now
+	e.tell = ""
+	if o.Running && !e.Runs {
+		e.Runs = true
+		w.list.save(e)
+	}
+	return o, nil
+}
