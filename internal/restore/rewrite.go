@@ -9,11 +9,9 @@ import (
 
 	"github.com/beevik/etree"
 
+	"understudy/internal/hypervisor/domainxml"
 	"understudy/internal/model"
 )
-
-// maxXML bounds a domain's description (1 MiB): it came over the network.
-const maxXML = 1 << 20
 
 // rewritten is a domain's description made to fit this host.
 type rewritten struct {
@@ -30,16 +28,9 @@ func (w *rewritten) note(format string, args ...any) {
 // not know is kept as it is.
 func rewrite(xml string, vm model.VMRef, disks []model.Disk) (rewritten, error) {
 	var w rewritten
-	if len(xml) > maxXML {
-		return w, model.Fail(model.Refused, nil, "the point's domain description has %d bytes, more than %d", len(xml), maxXML)
-	}
-	doc := etree.NewDocument()
-	if err := doc.ReadFromString(xml); err != nil {
-		return w, model.Fail(model.Refused, err, "the point's domain description cannot be read")
-	}
-	dom := doc.Root()
-	if dom == nil || dom.Tag != "domain" {
-		return w, model.Fail(model.Refused, nil, "the point's domain description is not one of a domain")
+	dom, err := domainxml.Read(xml, "domain")
+	if err != nil {
+		return w, model.Fail(model.Refused, err, "the point's domain description cannot be used")
 	}
 	if uuid := text(dom, "uuid"); !strings.EqualFold(uuid, vm.UUID) {
 		return w, model.Fail(model.Refused, nil, "the point's domain description is of another VM (%q)", uuid)
@@ -59,7 +50,7 @@ func rewrite(xml string, vm model.VMRef, disks []model.Disk) (rewritten, error) 
 		return w, err
 	}
 	w.devices(devices)
-	out, err := doc.WriteToString()
+	out, err := etree.NewDocumentWithRoot(dom).WriteToString()
 	if err != nil {
 		return w, model.Fail(model.Internal, err, "writing the domain description")
 	}

@@ -102,10 +102,10 @@ func (s *Source) Retire(ctx context.Context, vm model.VMRef) ([]string, error) {
 	return left, nil
 }
 
-// endOurs ends the job if it is ours. A VM that is off or gone has none.
+// endOurs ends the job if it is ours. A VM that is off or gone has none, and a job without a socket is somebody else's.
 func (s *Source) endOurs(ctx context.Context, vm model.VMRef) error {
 	socket, err := s.hv.CaptureSocket(ctx, vm.UUID)
-	if err != nil && !absent(err) {
+	if err != nil && !absent(err) && model.KindOf(err) != model.JobConflict {
 		return err
 	}
 	return s.endJob(ctx, vm, socket)
@@ -234,6 +234,9 @@ func (s *Source) marksOf(ctx context.Context, d hypervisor.Domain) (marks []stri
 		return marks, nil
 	}
 	socket, err := s.hv.CaptureSocket(ctx, d.VM.UUID)
+	if model.KindOf(err) == model.JobConflict {
+		return marks, nil
+	}
 	if err == nil && ours(socket, d.VM.UUID) {
 		marks = append(marks, fmt.Sprintf("backup job of %s on %s", d.VM, socket))
 	}

@@ -71,13 +71,12 @@ func rung(req Request, d model.Disk, parent *record, mark hypervisor.Checkpoint,
 			return step(model.ModeFull, "the disk was shrunk from %d to %d bytes", before.Size, d.Size)
 		}
 	}
-	if all != "" {
-		return step(model.ModeResync, "%s", all)
-	}
 	n, known := dirty[d.Target]
 	switch {
 	case trackable(d) != "":
 		return step(model.ModeResync, "%s", trackable(d))
+	case all != "":
+		return step(model.ModeResync, "%s", all)
 	case d.Size > before.Size: // the bitmap says nothing of the new area
 		return step(model.ModeResync, "the disk was grown from %d to %d bytes", before.Size, d.Size)
 	case d.Path != before.Path || d.Format != before.Format:

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -62,6 +63,9 @@ func (s *Source) writeRecord(uuid, name string, r record) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
+	}
+	if len(b) > durable.MaxFile { // readRecord would not read it
+		return fmt.Errorf("the record has %d bytes, more than %d: the domain's description is too large", len(b), durable.MaxFile)
 	}
 	tmp := s.file(uuid, "."+name+".new")
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {
