@@ -90,7 +90,7 @@ func (s *Session) handshake(open []byte) error {
 	}
 	s.helpers.Go(s.watch)
 	if err := s.stream.SendMsg(&frame{body: open}); err != nil && !errors.Is(err, io.EOF) {
-		return s.broken(err)
+		return fromStatus(s.ctx, err, nil, s.client.address, what)
 	}
 	f := &frame{}
 	for {
@@ -209,6 +209,9 @@ func (s *Session) Finish(ctx context.Context, disk int) error {
 		return s.Err()
 	}
 }
+
+// Context ends with the session.
+func (s *Session) Context() context.Context { return s.ctx }
 
 // Err is why the session ended, or nil.
 func (s *Session) Err() error {
