@@ -44,11 +44,7 @@ type Client struct {
 // Dial connects to the libvirtd behind the unix socket. The first connection is made at once, so that a wrong socket shows;
 // later ones as needed.
 func Dial(ctx context.Context, socket string, log *slog.Logger) (*Client, error) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	c := &Client{socket: socket, log: log, calls: make(chan struct{}, maxCalls)}
-	c.ctx, c.stop = context.WithCancel(context.Background())
+	c := Lazy(socket, log)
 	first, err := c.take(ctx)
 	if err != nil {
 		c.stop()
@@ -56,6 +52,16 @@ func Dial(ctx context.Context, socket string, log *slog.Logger) (*Client, error)
 	}
 	c.give(first)
 	return c, nil
+}
+
+// Lazy is Dial without the first connection, for a process that must live although libvirtd does not yet.
+func Lazy(socket string, log *slog.Logger) *Client {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{socket: socket, log: log, calls: make(chan struct{}, maxCalls)}
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	return c
 }
 
 // Close ends all connections and with them the calls under way.
