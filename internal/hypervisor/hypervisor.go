@@ -21,7 +21,7 @@ const (
 	Paused   State = "paused"
 	ShutOff  State = "shut off"
 	Crashed  State = "crashed" // the guest crashed and its QEMU process is kept; a QEMU that died is "shut off", reason "crashed"
-	OtherRun State = "other" // any other state with a QEMU process: shutting down, suspended by the guest
+	OtherRun State = "other"   // any other state with a QEMU process: shutting down, suspended by the guest
 )
 
 // Active says that a QEMU process exists.

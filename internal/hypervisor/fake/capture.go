@@ -59,7 +59,7 @@ func (h *Hypervisor) Capture(ctx context.Context, uuid string, spec hypervisor.C
 		if d.agent == AgentHangsFrozen {
 			if err == nil {
 				h.drop(d, spec.Checkpoint)
-				go d.job.stop() // its clients' last requests may wait for our lock
+				d.job.stop()
 				d.job = nil
 			}
 			return hypervisor.Capture{}, model.Fail(model.QuiesceFailed, err, "the guest was frozen and its agent does not thaw it").WithVM(d.d.VM.Name)
