@@ -5,10 +5,10 @@ import (
 	"time"
 
 	"understudy/internal/blockio"
-	"understudy/internal/contract"
 	"understudy/internal/hypervisor"
 	"understudy/internal/lease"
 	"understudy/internal/model"
+	"understudy/internal/replicate"
 	"understudy/internal/snapshot"
 )
 
@@ -34,37 +34,12 @@ type Snapshots interface {
 	Admit(ctx context.Context, nameOrUUID string) (model.DomainFacts, hypervisor.Domain, error)
 }
 
-// SendRequest says what to replicate.
-type SendRequest struct {
-	VM            model.VMRef
-	Point, Parent model.PointRef
-	Capture       string // identifies the frozen snapshot
-	DomainXML     string
-	Disks         []model.SnapshotDisk
-	Compression   string
-	MaxBandwidth  int64 // bytes/s
-}
-
-// SendProgress is how far it is.
-type SendProgress struct {
-	Disk                             string
-	DoneBytes, TotalBytes, SentBytes int64
-}
-
-// SendResult is what it did.
-type SendResult struct {
-	Disks     []contract.DiskStats
-	SentBytes int64
-	Took      time.Duration
-	Resumed   bool
-}
-
 // Link reaches the agents of other hosts.
 type Link interface {
 	// Ping says which host answers at address.
 	Ping(ctx context.Context, address string) (model.HostID, error)
-	// Send is stage 2. It resumes from what the other side acknowledged.
-	Send(ctx context.Context, address string, open func(context.Context, string) (blockio.Source, error), r SendRequest, progress func(SendProgress)) (SendResult, error)
+	// Send is stage 2. It resumes from what the other side acknowledged. The domain's XML travels in the staging spec.
+	Send(ctx context.Context, address, domainXML string, open replicate.Open, r replicate.Request, progress func(replicate.Progress)) (replicate.Result, error)
 }
 
 // Store is the standby's replicas: stages 3 (Prove) and 4.

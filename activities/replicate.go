@@ -7,6 +7,7 @@ import (
 	"understudy/internal/blockio"
 	"understudy/internal/contract"
 	"understudy/internal/model"
+	"understudy/internal/replicate"
 )
 
 // replicate may be repeated: the standby says what it holds already. Nothing stays open when it returns; the snapshot's own
@@ -33,14 +34,18 @@ func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (cont
 		return h.Snapshot.Open(ctx, in.VM, in.Point, target)
 	}
 	started := h.Now()
-	res, err := h.Link.Send(ctx, in.LinkAddress, open, SendRequest{
-		VM: in.VM, Point: in.Point, Parent: in.Parent, Capture: taken.TakenAt.UTC().Format(time.RFC3339Nano), DomainXML: taken.DomainXML,
+	res, err := h.Link.Send(ctx, in.LinkAddress, taken.DomainXML, open, replicate.Request{
+		VM: in.VM, Point: in.Point, Parent: in.Parent, Capture: taken.TakenAt.UTC().Format(time.RFC3339Nano),
 		Disks: taken.Disks, Compression: in.Compression, MaxBandwidth: in.MaxBandwidth,
-	}, func(p SendProgress) { b.set(wireProgress(p, h.Now().Sub(started))) })
+	}, func(p replicate.Progress) { b.set(wireProgress(p, h.Now().Sub(started))) })
 	if err != nil {
 		return contract.ReplicateOut{}, err
 	}
-	return contract.ReplicateOut{Disks: list(res.Disks), SentBytes: res.SentBytes, Took: res.Took, Resumed: res.Resumed}, nil
+	out := contract.ReplicateOut{Disks: []contract.DiskStats{}, SentBytes: res.SentBytes, Took: res.Took, Resumed: res.Resumed}
+	for _, d := range res.Disks {
+		out.Disks = append(out.Disks, contract.DiskStats(d))
+	}
+	return out, nil
 }
 
 // mustAnswer refuses to send a VM's disks to whoever took over an address.
@@ -57,7 +62,7 @@ func (h *Host) mustAnswer(ctx context.Context, address string, host model.HostID
 	return nil
 }
 
-func wireProgress(p SendProgress, took time.Duration) contract.ReplicateProgress {
+func wireProgress(p replicate.Progress, took time.Duration) contract.ReplicateProgress {
 	out := contract.ReplicateProgress{Disk: p.Disk, DoneBytes: p.DoneBytes, TotalBytes: p.TotalBytes, SentBytes: p.SentBytes}
 	if s := took.Seconds(); s > 0 {
 		out.Rate = float64(p.DoneBytes) / s

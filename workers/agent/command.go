@@ -1,0 +1,75 @@
+// Package agent composes what runs on a libvirt host: the activities of this host's queues, the receiver and store of
+// replicas, the watcher of libvirt events and the sampler of utilization.
+package agent
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"understudy/internal/model"
+)
+
+// Options of `understudy agent`.
+type Options struct {
+	Host            model.HostID
+	TemporalAddress string
+	Namespace       string
+	LinkListen      string
+	LinkAdvertise   string
+	StateDir        string
+	RunDir          string
+	LibvirtSocket   string
+	ImageDirs       []string // disks outside these folders are refused
+	StoreReserve    int64    // bytes of the store's file system that replicas never use
+}
+
+// Command is `understudy agent`.
+func Command() *cli.Command {
+	return &cli.Command{
+		Name:  "agent",
+		Usage: "run on each libvirt host: snapshots, replication, store of replicas, events",
+		Description: `Connects to the local libvirtd and to Temporal, serves this host's task queues and receives replicas from the
+agents of other hosts. It is stopped and started freely: whatever it was doing goes on.
+
+EXAMPLE
+   understudy agent --host kvm1 --temporal-address control.example.org:7233 --image-dir /srv/vms
+
+EXIT STATUS
+   0 ended by a signal, 1 failed, 20 Temporal unreachable, 64 usage`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "host", EnvVars: []string{"UNDERSTUDY_HOST"}, Usage: "name of this host; stable, also over reinstalls (default: the host name)"},
+			&cli.StringFlag{Name: "temporal-address", EnvVars: []string{"UNDERSTUDY_TEMPORAL_ADDRESS"}, Value: "127.0.0.1:7233", Usage: "Temporal frontend, `HOST:PORT`"},
+			&cli.StringFlag{Name: "namespace", Value: "understudy", Usage: "Temporal namespace"},
+			&cli.StringFlag{Name: "link-listen", Value: ":7450", Usage: "address where replicas are received"},
+			&cli.StringFlag{Name: "link-advertise", Usage: "`HOST:PORT` under which other agents reach it (default: HOST and the port of --link-listen)"},
+			&cli.StringFlag{Name: "state-dir", Value: "/var/lib/understudy", Usage: "replicas, floors and scratch files"},
+			&cli.StringFlag{Name: "run-dir", Value: "/run/understudy", Usage: "sockets; keep it short, a socket's path has at most 107 bytes"},
+			&cli.StringFlag{Name: "libvirt-socket", Value: "/run/libvirt/libvirt-sock", Usage: "socket of libvirtd"},
+			&cli.StringSliceFlag{Name: "image-dir", Value: cli.NewStringSlice("/var/lib/libvirt/images"), Usage: "folder whose images may be protected; repeatable"},
+			&cli.Int64Flag{Name: "store-reserve", Value: 256 << 20, Usage: "`BYTES` of the replicas' file system that stay free"},
+		},
+		Action: func(c *cli.Context) error {
+			opts := Options{
+				Host: model.HostID(c.String("host")), TemporalAddress: c.String("temporal-address"), Namespace: c.String("namespace"),
+				LinkListen: c.String("link-listen"), LinkAdvertise: c.String("link-advertise"),
+				StateDir: filepath.Clean(c.String("state-dir")), RunDir: filepath.Clean(c.String("run-dir")),
+				LibvirtSocket: c.String("libvirt-socket"), ImageDirs: c.StringSlice("image-dir"), StoreReserve: c.Int64("store-reserve"),
+			}
+			if opts.Host == "" {
+				name, err := os.Hostname()
+				if err != nil {
+					return model.Fail(model.InvalidArgument, err, "this host has no name").WithTry("understudy agent --host NAME")
+				}
+				opts.Host = model.HostID(name)
+			}
+			if !model.ValidHostID(opts.Host) {
+				return model.Fail(model.InvalidArgument, nil, "%q cannot name a host: lower-case letters, digits, dots and dashes, at most 63", opts.Host).
+					WithTry("understudy agent --host NAME")
+			}
+			return Run(c.Context, opts, slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "agent", "host", string(opts.Host)))
+		},
+	}
+}

@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"understudy/activities"
+	"understudy/internal/hostload"
+	"understudy/internal/hypervisor"
+	"understudy/internal/model"
+)
+
+const factsLimit = 3 * time.Second
+
+// about is what self asks of libvirt.
+type about interface {
+	Versions(ctx context.Context) (hypervisor.Versions, error)
+	Domains(ctx context.Context) ([]hypervisor.Domain, error)
+}
+
+// self describes this host.
+type self struct {
+	opts     Options
+	address  string // of the receiver, as others reach it
+	instance string // of this process
+	boot     string
+	hv       about
+	usage    func() (free, total int64, err error)
+	ping     func(ctx context.Context, address string) (model.HostID, error)
+}
+
+var _ activities.Self = (*self)(nil)
+
+func newSelf(opts Options, address string, hv about, usage func() (int64, int64, error), ping func(context.Context, string) (model.HostID, error)) *self {
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // unknown is empty
+	return &self{
+		opts: opts, address: address, instance: uuid.NewString(), boot: strings.TrimSpace(string(boot)), hv: hv, usage: usage, ping: ping,
+	}
+}
+
+// Facts leaves out what does not answer in time: the host is known without it.
+func (s *self) Facts(ctx context.Context) model.HostFacts {
+	ctx, cancel := context.WithTimeout(ctx, factsLimit)
+	defer cancel()
+	f := model.HostFacts{
+		Host: s.opts.Host, LinkAddress: s.address, AgentVersion: model.Version(), BootID: s.boot, Instance: s.instance,
+		CPUs: hostload.Cores(ctx),
+	}
+	if v, err := s.hv.Versions(ctx); err == nil {
+		f.Libvirt, f.QEMU = v.Libvirt, v.QEMU
+		if domains, err := s.hv.Domains(ctx); err == nil {
+			f.Domains = len(domains)
+		}
+	}
+	f.StoreFree, f.StoreTotal, _ = s.usage()
+	f.Clock = time.Now().UTC()
+	return f
+}
