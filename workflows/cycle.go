@@ -1,0 +1,281 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"understudy/internal/contract"
+	"understudy/internal/decide/cadence"
+	"understudy/internal/decide/mode"
+	"understudy/internal/model"
+)
+
+// Stages of a cycle under way, as status shows them.
+const (
+	stageSnapshot  = "snapshot"
+	stageReplicate = "replicate"
+	stageVerify    = "verify"
+	stageUnclear   = "unclear" // verify may have committed, but nobody answered
+)
+
+const (
+	// A copy that lost its link goes on from what the standby acknowledged, so that a large one is not begun again.
+	worthKeeping    = 64 << 20
+	replicateRounds = 6
+)
+
+// errInterrupted says that something more urgent than the stage came up: its result is not waited for.
+var errInterrupted = errors.New("interrupted")
+
+// cycle makes one recovery point; after a failure that could be mended it tries once more at once.
+func (p *protection) cycle(ctx workflow.Context) {
+	p.started++
+	p.lastEnd = p.attempt(ctx)
+	if p.lastEnd != nil && p.mend(ctx, p.lastEnd) && !p.interrupted {
+		if p.lastEnd = p.attempt(ctx); p.lastEnd != nil {
+			p.mend(ctx, p.lastEnd)
+		}
+	}
+	p.ended++
+	p.cycles++
+}
+
+func (p *protection) attempt(parent workflow.Context) error {
+	ctx, cancel := workflow.WithCancel(parent)
+	p.cancelCycle = cancel
+	defer func() {
+		cancel()
+		p.cancelCycle = nil
+	}()
+	c, err := p.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	sent, err := p.replicate(ctx, c)
+	if err != nil {
+		return err
+	}
+	proved, err := p.verify(ctx, c, sent)
+	if err != nil {
+		return err
+	}
+	p.commit(ctx, c.summary(sent, proved, p.st.InFlight.StartedAt, workflow.Now(ctx)))
+	p.settle(ctx)
+	return nil
+}
+
+// capture is an open snapshot and what it builds on.
+type capture struct {
+	contract.SnapshotOut
+	parent model.PointRef
+}
+
+// snapshot opens a capture. Its number is never used again, whatever becomes of it.
+func (p *protection) snapshot(ctx workflow.Context) (capture, error) {
+	st := p.st
+	ref := model.PointRef{Generation: st.Generation, Seq: st.NextSeq}
+	st.NextSeq++
+	st.InFlight = &contract.InFlight{PointRef: ref, Stage: stageSnapshot, StartedAt: workflow.Now(ctx)}
+	p.nextOrigin = nil
+	p.show(ctx)
+	in := contract.SnapshotIn{
+		Fence: p.fence(), Seq: ref.Seq, Parent: p.parent(), Freeze: st.Policy.Freeze && !st.SkipFreeze,
+		ForceResync: st.ForceResync, RPO: st.Policy.RPO,
+	}
+	out, err := stage(p, ctx, contract.Snapshot, p.queue(st.Primary), fmt.Sprintf("point %d", ref.Seq), in)
+	if err != nil {
+		return capture{}, err
+	}
+	st.InFlight.TakenAt, st.InFlight.Origin, st.InFlight.DirtyBytes = out.TakenAt, out.Origin, out.DirtyBytes
+	if st.Assumed && out.Origin != nil {
+		st.Unreplicated, st.Assumed = out.Origin, false
+	}
+	return capture{out, in.Parent}, nil
+}
+
+// parent is the point that the next one builds on.
+func (p *protection) parent() model.PointRef {
+	if p.st.Reseed != "" {
+		return model.PointRef{}
+	}
+	return p.st.Committed
+}
+
+func (p *protection) replicate(ctx workflow.Context, c capture) (contract.ReplicateOut, error) {
+	p.st.InFlight.Stage = stageReplicate
+	p.show(ctx)
+	in := contract.ReplicateIn{
+		Fence: p.fence(), Point: c.Point, Parent: c.parent, Standby: p.st.Standby, LinkAddress: p.st.Links[string(p.st.Standby)],
+		Compression: p.st.Policy.Compression, MaxBandwidth: p.st.Policy.MaxBandwidth,
+	}
+	summary := fmt.Sprintf("point %d, %s to look at", c.Point.Seq, size(c.DirtyBytes))
+	for round := 1; ; round++ {
+		out, err := stage(p, ctx, contract.Replicate, contract.BulkQueue(p.st.Primary), summary, in)
+		again := unclear(err) && (c.parent.IsZero() || c.DirtyBytes >= worthKeeping) && round < replicateRounds
+		if err == nil || p.interrupted || !again {
+			return out, err
+		}
+		p.st.LastError = clip(sentence(err))
+		if _, stop := workflow.AwaitWithTimeout(ctx, cadence.Backoff(round, p.st.Policy.RPO), func() bool { return p.interrupted }); stop != nil {
+			return out, stop
+		}
+	}
+}
+
+func (p *protection) verify(ctx workflow.Context, c capture, sent contract.ReplicateOut) (contract.VerifyOut, error) {
+	p.st.InFlight.Stage = stageVerify
+	p.show(ctx)
+	in := contract.VerifyIn{
+		Fence: p.fence(), Point: c.Point, Parent: c.parent, Primary: p.st.Primary, TakenAt: c.TakenAt, Consistency: c.Consistency,
+		StallMS: c.StallMS, Disks: c.Disks, Stats: sent.Disks, KeepLast: p.st.Policy.KeepLast,
+	}
+	summary := fmt.Sprintf("prove point %d, %s sent", c.Point.Seq, size(sent.SentBytes))
+	return stage(p, ctx, contract.Verify, contract.BulkQueue(p.st.Standby), summary, in)
+}
+
+// stage runs an activity of a cycle and waits for it, but no longer than until something more urgent comes up.
+func stage[In, Out any](p *protection, ctx workflow.Context, a contract.Activity[In, Out], queue, summary string, in In) (Out, error) {
+	var none Out
+	f := a.Start(ctx, queue, summary, in)
+	_ = workflow.Await(ctx, func() bool { return p.interrupted || f.Raw().IsReady() }) // a cancelled ctx ends f too
+	if p.interrupted && !f.Raw().IsReady() {
+		return none, errInterrupted
+	}
+	return f.Get(ctx)
+}
+
+// interrupt ends the wait for a running stage and cancels its cycle.
+func (p *protection) interrupt() {
+	p.interrupted, p.wake = true, true
+	if p.cancelCycle != nil {
+		p.cancelCycle()
+	}
+}
+
+func (c capture) summary(sent contract.ReplicateOut, proved contract.VerifyOut, began, ended time.Time) contract.PointSummary {
+	return contract.PointSummary{
+		PointRef: c.Point, TakenAt: c.TakenAt, VerifiedAt: proved.VerifiedAt, Consistency: c.Consistency, Modes: string(c.worstMode()),
+		DirtyBytes: c.DirtyBytes, SentBytes: sent.SentBytes, StallMS: c.StallMS, CycleMS: float64(ended.Sub(began)) / float64(time.Millisecond),
+	}
+}
+
+func (c capture) worstMode() model.DiskMode {
+	worst := model.ModeDelta
+	for _, d := range c.Disks {
+		if d.Mode == model.ModeFull || d.Mode == model.ModeResync && worst == model.ModeDelta {
+			worst = d.Mode
+		}
+	}
+	return worst
+}
+
+// commit makes a verified point the one that the next builds on. What was written since its capture is at risk from here.
+func (p *protection) commit(ctx workflow.Context, s contract.PointSummary) {
+	st := p.st
+	if s.PointRef == st.Committed {
+		st.InFlight = nil
+		return // counted already
+	}
+	st.Committed = s.PointRef
+	st.Unreplicated, st.Assumed = p.nextOrigin, false
+	if st.Unreplicated == nil {
+		st.Unreplicated, st.Assumed = &s.TakenAt, true
+	}
+	st.InFlight, p.nextOrigin = nil, nil
+	st.Reseed, st.ForceResync, st.SkipFreeze = "", "", false
+	st.Failures, st.LastError, st.RetryAt = 0, "", nil
+	st.Recent = keepNewest(append(st.Recent, s))
+	st.CycleTimes = keepNewest(append(st.CycleTimes, time.Duration(s.CycleMS*float64(time.Millisecond))))
+	st.Totals.Cycles++
+	st.Totals.DirtyBytes += s.DirtyBytes
+	st.Totals.SentBytes += s.SentBytes
+	p.clear(contract.AlertStandbyFull, contract.AlertNeedsAttention, contract.AlertStandbyNotReady)
+	if s.Consistency != model.CrashConsistent {
+		p.clear(contract.AlertFreezeFailed)
+	}
+	p.refresh(ctx)
+}
+
+func keepNewest[T any](list []T) []T {
+	if over := len(list) - maxRecent; over > 0 {
+		list = slices.Delete(list, 0, over)
+	}
+	return list
+}
+
+// settle ends the capture on the primary and drops what is older than the committed point. When it fails, the next
+// snapshot does the same first.
+func (p *protection) settle(ctx workflow.Context) {
+	in := contract.PointIn{Fence: p.fence(), Point: p.st.Committed}
+	if _, err := stage(p, ctx, contract.Settle, p.queue(p.st.Primary), fmt.Sprintf("keep the mark of point %d", in.Point.Seq), in); err != nil {
+		p.log.Warn("the primary was not settled", "point", in.Point.String(), "error", err)
+	}
+}
+
+// mend cleans up after a failed attempt and reacts to its kind; it says whether trying again at once makes sense.
+func (p *protection) mend(ctx workflow.Context, err error) bool {
+	if p.interrupted || ctx.Err() != nil {
+		return false // settleInFlight comes to it when there is time
+	}
+	p.failed(ctx, err)
+	if p.st.InFlight.Stage == stageVerify && unclear(err) {
+		p.st.InFlight.Stage = stageUnclear
+		return false
+	}
+	p.giveUp(ctx)
+	return p.react(ctx, err)
+}
+
+func (p *protection) failed(ctx workflow.Context, err error) {
+	st := p.st
+	st.Failures++
+	st.Totals.Failures++
+	st.LastError = clip(sentence(err))
+	p.backOff(ctx, st.Failures)
+	p.log.Warn("cycle failed", "failures", st.Failures, "kind", string(kindOf(err)), "error", err)
+}
+
+func (p *protection) backOff(ctx workflow.Context, n int) {
+	at := workflow.Now(ctx).Add(cadence.Backoff(n, p.st.Policy.RPO))
+	p.st.RetryAt = &at
+}
+
+func (p *protection) react(ctx workflow.Context, err error) (again bool) {
+	st, why := p.st, clip(sentence(err))
+	switch mode.React(kindOf(err)) {
+	case mode.Retry:
+		return false
+	case mode.Resync:
+		st.ForceResync = why
+		return true
+	case mode.Reseed:
+		st.Reseed = why
+		return true
+	case mode.NoFreeze:
+		st.SkipFreeze = true
+		p.alert(ctx, contract.AlertFreezeFailed, why, advice(err))
+		return true
+	case mode.Prune:
+		return p.makeRoom(ctx, err)
+	case mode.Suspend:
+		st.Off, st.RetryAt = why, nil
+	case mode.Ask:
+		p.alert(ctx, contract.AlertNeedsAttention, why, advice(err))
+	case mode.Stop:
+		st.Failed = why
+		p.alert(ctx, contract.AlertStaleGeneration, why, "understudy status "+p.vm.Name)
+	}
+	return false
+}
+
+// makeRoom drops what the policy does not ask for; the alert stays until a point fits again.
+func (p *protection) makeRoom(ctx workflow.Context, full error) bool {
+	p.alert(ctx, contract.AlertStandbyFull, sentence(full), advice(full))
+	in := contract.PruneIn{Fence: p.fence(), KeepLast: p.st.Policy.KeepLast}
+	out, err := stage(p, ctx, contract.Prune, contract.BulkQueue(p.st.Standby), "make room", in)
+	return err == nil && len(out.Dropped) > 0
+}

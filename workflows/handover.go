@@ -1,0 +1,156 @@
+package workflows
+
+import (
+	"fmt"
+	"time"
+
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/workflow"
+
+	"understudy/internal/contract"
+	"understudy/internal/model"
+)
+
+const (
+	againFirst = 30 * time.Second // until a failover that came to nothing is tried again
+	againLast  = 5 * time.Minute
+	idleWait   = 5 * time.Minute
+)
+
+// startFailover hands the VM to the failover's own workflow, which outlives a continue-as-new and even the end of this one.
+func (p *protection) startFailover(ctx workflow.Context) {
+	st, t := p.st, *p.st.Trigger
+	g := max(st.Claimed, st.Generation) + 1
+	st.Claimed = g
+	st.Failed, st.RetryAt = "", nil
+	in := contract.FailoverIn{
+		VM: p.vm, Generation: g, From: st.Primary, To: st.Standby, Reason: t.Reason, RequestBy: t.By, Seq: t.Seq,
+		Expect: st.Generation, FromSilent: t.Silent || p.silent(st.Primary), Parent: p.id(),
+	}
+	if t.Confirmed {
+		in.Confirmed = &model.Evidence{Kind: model.EvidencePerson, Generation: g, By: t.By, Detail: t.Reason, At: t.At}
+	}
+	id := contract.FailoverID(p.vm.UUID, g)
+	st.Failover = &contract.FailoverBrief{
+		WorkflowID: id, Generation: g, From: in.From, To: in.To, Reason: t.Reason, StartedAt: workflow.Now(ctx),
+	}
+	p.refresh(ctx)
+	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID: id, TaskQueue: contract.ControlQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
+		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY,
+		StaticSummary:         fmt.Sprintf("failover of %s to %s", p.vm.Name, in.To),
+	}), contract.FailoverVMName, in)
+	if err := child.GetChildWorkflowExecution().Get(ctx, nil); err != nil {
+		p.finish(ctx, contract.ChildFinishedIn{WorkflowID: id, Out: contract.FailoverOut{
+			Outcome: contract.OutcomeRolledBack, Generation: g, Error: "the failover was not started: " + sentence(err),
+		}})
+		return
+	}
+	workflow.Go(ctx, func(ctx workflow.Context) { p.followChild(ctx, id, g, child) })
+}
+
+// followChild is for a failover that ends without its signal (terminated by hand, for example).
+func (p *protection) followChild(ctx workflow.Context, id string, g model.Generation, child workflow.ChildWorkflowFuture) {
+	var out contract.FailoverOut
+	if err := child.Get(ctx, &out); err != nil {
+		if ctx.Err() != nil {
+			return // we were cancelled, not the failover
+		}
+		out = contract.FailoverOut{
+			Outcome: contract.OutcomeFailed, Generation: g, Error: "the failover ended without a result: " + sentence(err),
+			Try: "understudy doctor, then understudy failover " + p.vm.Name,
+		}
+	}
+	p.finish(ctx, contract.ChildFinishedIn{WorkflowID: id, Out: out})
+}
+
+// awaitFailover: nothing else is done meanwhile; exposure goes on growing by itself.
+func (p *protection) awaitFailover(ctx workflow.Context) {
+	_ = workflow.Await(ctx, func() bool { return p.wake || !p.failingOver() })
+}
+
+func (p *protection) onChildFinished(ctx workflow.Context, in contract.ChildFinishedIn) {
+	p.finish(ctx, in)
+}
+
+// finish takes the result of the running failover, once.
+func (p *protection) finish(ctx workflow.Context, in contract.ChildFinishedIn) {
+	f := p.st.Failover
+	if !p.failingOver() || f.WorkflowID != in.WorkflowID {
+		return
+	}
+	out, now := in.Out, workflow.Now(ctx)
+	f.Outcome, f.EndedAt, f.Error, f.Result = out.Outcome, &now, clip(out.Error), &out
+	p.st.Claimed = max(p.st.Claimed, out.Generation, out.HandedBackGeneration)
+	if r := out.Record; r != nil {
+		p.st.Claimed = max(p.st.Claimed, r.Claimed)
+		p.st.Generation = max(p.st.Generation, r.Permitted)
+	}
+	if out.Outcome == contract.OutcomeDone {
+		p.swapRoles(ctx, out)
+	} else {
+		p.cameToNothing(ctx, out)
+	}
+	p.wake = true
+	p.refresh(ctx)
+}
+
+// swapRoles: the VM runs on the former standby, from a point; nothing of what it writes now is anywhere else.
+func (p *protection) swapRoles(ctx workflow.Context, out contract.FailoverOut) {
+	st, now := p.st, workflow.Now(ctx)
+	st.Primary, st.Standby = st.Failover.To, st.Failover.From
+	st.Generation, st.Disks = out.Generation, out.Disks
+	st.NextSeq = max(st.NextSeq, out.Point.Seq+1)
+	st.Committed, st.Reseed, st.ForceResync, st.SkipFreeze = model.PointRef{}, "", "", false
+	st.InFlight, st.Observed, p.nextOrigin = nil, nil, nil
+	st.Unreplicated, st.Assumed = &now, true
+	st.Trigger, st.Off = nil, ""
+	st.Failures, st.LastError = 0, ""
+	st.StandbyReady = false
+	p.stopFailing()
+	p.clear(contract.AlertVMDown, contract.AlertIOError, contract.AlertVMPaused, contract.AlertStandbyFull, contract.AlertFreezeFailed, contract.AlertCutOff)
+}
+
+// cameToNothing: nothing was started. Where the VM was not touched, protection goes on; where it is down or its host is
+// silent, people are asked, and the system tries again after a while: a fence device may work again.
+func (p *protection) cameToNothing(ctx workflow.Context, out contract.FailoverOut) {
+	st := p.st
+	if out.HandedBackTo == st.Primary && out.HandedBackGeneration > 0 {
+		st.Generation = out.HandedBackGeneration
+	}
+	why := "the failover to " + string(st.Failover.To) + " came to nothing: " + clip(out.Error)
+	request := st.Trigger != nil && st.Trigger.Request
+	stopped := out.Evidence != nil // the VM was stopped, or its host was switched off, for this failover
+	if stopped && st.Off == "" {
+		st.Off = "it was stopped for a failover"
+	}
+	alert := contract.AlertFailoverFailed
+	if out.ErrorType == string(model.FenceUnconfirmed) {
+		alert = contract.AlertFenceUnconfirmed
+	}
+	if st.Trigger != nil && (request || st.Trigger.Silent) {
+		st.Trigger = nil // a silent host is judged anew
+	}
+	p.alert(ctx, alert, why, out.Try)
+	if !stopped && st.Off == "" && !p.silent(st.Primary) && out.Outcome != contract.OutcomeFailed {
+		p.look = true
+		return
+	}
+	if stopped && st.Trigger == nil && !p.silent(st.Primary) {
+		st.Trigger = &contract.FailoverTrigger{Reason: "the VM is down after a failover that came to nothing", By: "understudy", At: workflow.Now(ctx), Host: st.Primary}
+	}
+	st.Failed = why
+	st.FailoverTries++
+	at := workflow.Now(ctx).Add(min(againFirst<<min(st.FailoverTries-1, 10), againLast))
+	st.RetryAt = &at
+}
+
+// failOverAgain lifts the stop: a trigger that is left fires, and a silent host is judged anew.
+func (p *protection) failOverAgain(ctx workflow.Context) {
+	p.st.Failed, p.st.RetryAt = "", nil
+	p.wake = true
+	if p.st.Trigger == nil && !p.silent(p.st.Primary) {
+		p.look = true
+	}
+	p.suspect(ctx)
+}

@@ -1,0 +1,254 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"understudy/internal/contract"
+	"understudy/internal/decide/cadence"
+	"understudy/internal/decide/mode"
+	"understudy/internal/model"
+)
+
+// decide asks the law when the next cycle starts. The decision goes through a side effect, so that it is in the history
+// with its reason, the formula may be improved without breaking running protections, and floating point may differ
+// between the machines that replay.
+func (p *protection) decide(ctx workflow.Context) model.Cadence {
+	in := p.cadenceInput(workflow.Now(ctx))
+	var c model.Cadence
+	if err := workflow.SideEffect(ctx, func(workflow.Context) any { return cadence.Decide(in) }).Get(&c); err != nil {
+		p.log.Error("a recorded decision cannot be read", "error", err)
+		c = cadence.Decide(in)
+	}
+	p.st.Cadence = c
+	return c
+}
+
+func (p *protection) cadenceInput(now time.Time) cadence.Input {
+	st := p.st
+	in := cadence.Input{
+		Now: now, RPO: st.Policy.RPO, Committed: !p.parent().IsZero(), LastCapture: p.lastCapture(), Oldest: st.Unreplicated,
+		Dirty: -1, Samples: p.samples(), RetryAt: st.RetryAt, Requested: p.requests > 0, Paused: st.Paused != nil, Hindered: p.hindered(),
+	}
+	if o := st.Observed; o != nil {
+		in.Dirty, in.WriteRate = o.DirtyBytes, o.WriteRate
+	}
+	return in
+}
+
+func (p *protection) samples() []cadence.Sample {
+	var out []cadence.Sample
+	for i, s := range p.st.Recent {
+		if i < len(p.st.CycleTimes) {
+			out = append(out, cadence.Sample{TakenAt: s.TakenAt, Bytes: s.DirtyBytes, Took: p.st.CycleTimes[i]})
+		}
+	}
+	return out
+}
+
+func (p *protection) lastCapture() time.Time {
+	if n := len(p.st.Recent); n > 0 {
+		return p.st.Recent[n-1].TakenAt
+	}
+	return time.Time{}
+}
+
+// hindered is why a cycle cannot work now, whatever the law says; empty when it can.
+func (p *protection) hindered() string {
+	st := p.st
+	switch {
+	case st.Off != "":
+		return "the VM is off: " + st.Off
+	case p.silent(st.Primary):
+		return string(st.Primary) + " is not heard"
+	case p.silent(st.Standby):
+		return string(st.Standby) + " is not heard"
+	}
+	return ""
+}
+
+func (p *protection) silent(h model.HostID) bool { return p.st.HostSilent[string(h)] }
+
+// rest waits until the decided moment; true when it came undisturbed. A wait that assumes writes or plans none ends with
+// a new look.
+func (p *protection) rest(ctx workflow.Context, c model.Cadence) bool {
+	p.st.Cadence = c
+	p.show(ctx)
+	if !p.sleep(ctx, c.NextAt.Sub(workflow.Now(ctx)), waitSummary(c)) {
+		return false
+	}
+	p.look = p.look || c.Skip || p.st.Assumed
+	if c.Binding == model.BindingIdle {
+		p.st.Totals.Skipped++
+	}
+	return true
+}
+
+// sleep waits for d or until something wakes the loop; true when nothing did.
+func (p *protection) sleep(ctx workflow.Context, d time.Duration, summary string) bool {
+	woken, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
+		Timeout: max(d, time.Millisecond), TimerOptions: workflow.TimerOptions{Summary: summary},
+	}, func() bool { return p.wake })
+	return err == nil && !woken
+}
+
+func waitSummary(c model.Cadence) string {
+	what := "next"
+	if c.Skip {
+		what = "look"
+	}
+	return fmt.Sprintf("%s in %.1f s: %s", what, c.StartIn.Seconds(), c.Binding)
+}
+
+// idle waits for a person, a host or the time to try a failover again.
+func (p *protection) idle(ctx workflow.Context, why string) {
+	now := workflow.Now(ctx)
+	wait := idleWait
+	if p.st.RetryAt != nil && p.st.FailoverTries > 0 {
+		wait = min(max(p.st.RetryAt.Sub(now), time.Second), idleWait)
+	}
+	p.st.Cadence = model.Cadence{StartIn: wait, NextAt: now.Add(wait), Skip: true, Binding: model.BindingWaiting, Reason: why + ": " + p.st.Failed}
+	p.show(ctx)
+	if p.sleep(ctx, wait, why) && p.st.FailoverTries > 0 {
+		p.failOverAgain(ctx)
+	}
+}
+
+// observe looks at the VM through its primary's agent; false when that failed, and then it is tried again later.
+func (p *protection) observe(ctx workflow.Context) bool {
+	in := contract.ObserveIn{Fence: p.fence(), Committed: p.st.Committed, RPO: p.st.Policy.RPO}
+	out, err := stage(p, ctx, contract.Observe, p.queue(p.st.Primary), "look at the VM", in)
+	switch {
+	case errors.Is(err, errInterrupted):
+		return false
+	case err != nil:
+		p.blind++
+		p.backOff(ctx, p.blind)
+		p.st.LastError = clip(sentence(err))
+		switch mode.React(kindOf(err)) {
+		case mode.Suspend, mode.Stop, mode.Ask:
+			p.react(ctx, err)
+		case mode.Retry, mode.Resync, mode.Reseed, mode.Prune, mode.NoFreeze:
+		}
+		return false
+	}
+	p.look = false
+	if p.blind > 0 {
+		p.blind, p.st.RetryAt, p.st.LastError = 0, nil, ""
+	}
+	p.heard(p.st.Primary)
+	if out.Running && p.st.Off != "" {
+		p.vmIsBack(ctx)
+		p.look = false
+	}
+	p.observed(ctx, out)
+	if !out.Running && p.st.Off == "" {
+		p.st.Off = "libvirt says " + out.State
+	}
+	p.refresh(ctx)
+	return true
+}
+
+// observed learns from what the primary's agent saw. The oldest unreplicated write is only ever made younger by a verified
+// point, except that an assumption may give way to what was seen.
+func (p *protection) observed(_ workflow.Context, o model.Observation) {
+	st := p.st
+	if st.Observed != nil && o.At.Before(st.Observed.At) || o.At.Before(p.lastCapture()) {
+		return // told late
+	}
+	st.Observed = &o
+	if fl := st.InFlight; fl != nil {
+		if !fl.TakenAt.IsZero() && o.At.After(fl.TakenAt) && p.nextOrigin == nil {
+			p.nextOrigin = o.OldestWrite
+		}
+		return
+	}
+	switch nothing := o.OldestWrite == nil && o.WriteReqs == 0 && o.DirtyBytes <= 0; {
+	case o.OldestWrite != nil && (st.Unreplicated == nil || st.Assumed):
+		st.Unreplicated, st.Assumed = o.OldestWrite, false
+	case nothing && st.Assumed && !st.Committed.IsZero():
+		st.Unreplicated, st.Assumed = nil, false
+	case !nothing && st.Unreplicated == nil:
+		st.Unreplicated, st.Assumed = &o.At, true
+	}
+}
+
+// assumeWrites: while nobody can look, the VM may be writing.
+func (p *protection) assumeWrites(ctx workflow.Context) {
+	st := p.st
+	if st.Unreplicated != nil {
+		return
+	}
+	since := workflow.Now(ctx)
+	if st.Observed != nil && st.Observed.At.Before(since) {
+		since = st.Observed.At
+	}
+	st.Unreplicated, st.Assumed = &since, true
+}
+
+func (p *protection) exposure(ctx workflow.Context) time.Duration {
+	if p.st.Unreplicated == nil {
+		return 0
+	}
+	return max(workflow.Now(ctx).Sub(*p.st.Unreplicated), 0)
+}
+
+// watchExposure is a coroutine of its own, because the loop may be stuck in a stage: it raises the alerts at three
+// quarters of the target, at the target and at twice the target, when they are due and not when somebody looks.
+func (p *protection) watchExposure(ctx workflow.Context) {
+	for ctx.Err() == nil {
+		p.judgeExposure(ctx)
+		origin, rpo, phase := p.st.Unreplicated, p.st.Policy.RPO, p.st.Phase
+		changed := func() bool {
+			return p.st.Policy.RPO != rpo || p.st.Phase != phase || !sameInstant(p.st.Unreplicated, origin)
+		}
+		at, rises := mode.NextThreshold(p.exposure(ctx), rpo)
+		if origin == nil || !rises {
+			_ = workflow.Await(ctx, changed)
+			continue
+		}
+		_, _ = workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
+			Timeout: max(at-p.exposure(ctx)+time.Millisecond, time.Second), TimerOptions: workflow.TimerOptions{Summary: fmt.Sprintf("exposure reaches %s", at)},
+		}, changed)
+	}
+}
+
+func sameInstant(a, b *time.Time) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Equal(*b)
+}
+
+// judgeExposure brings the alerts and the count of violations up to date. The first copy is not late: nothing was promised
+// before it.
+func (p *protection) judgeExposure(ctx workflow.Context) {
+	st := p.st
+	age := p.exposure(ctx)
+	st.Totals.MaxExposure = max(st.Totals.MaxExposure, age)
+	level := mode.LevelOf(age, st.Policy.RPO)
+	if st.Phase == model.PhaseSeeding && st.Totals.Cycles == 0 {
+		level = mode.Met
+	}
+	if violated := level >= mode.Violated; violated != st.Violating {
+		st.Violating = violated
+		if violated {
+			st.Totals.Violations++
+		}
+	}
+	names := map[mode.Level]string{
+		mode.AtRisk: contract.AlertRPOAtRisk, mode.Violated: contract.AlertRPOViolated, mode.Twice: contract.AlertRPOTwice,
+	}
+	for _, l := range []mode.Level{mode.AtRisk, mode.Violated, mode.Twice} {
+		if l != level {
+			p.clear(names[l])
+		}
+	}
+	if level != mode.Met {
+		p.alert(ctx, names[level], fmt.Sprintf("writes of the last %s are not in a verified point; the target is %s", age.Round(100*time.Millisecond), st.Policy.RPO),
+			"understudy status "+p.vm.Name)
+	}
+}
