@@ -1,0 +1,279 @@
+package recoverypoint
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"understudy/internal/blockio/qemuimg"
+	"understudy/internal/decide/retention"
+	"understudy/internal/durable"
+	"understudy/internal/model"
+)
+
+// plan is plan.json: what retention is doing. While the file is there the plan is run from its first operation on; each
+// one that was done does nothing.
+type plan struct {
+	Format int            `json:"format"`
+	Ops    []retention.Op `json:"ops"`
+}
+
+// decodePlan reads and checks a plan; whatever the bytes are, it gives a plan that names nothing but our layers.
+func decodePlan(p []byte) (plan, error) {
+	var pl plan
+	if len(p) > maxManifest {
+		return pl, fmt.Errorf("plan of %d bytes", len(p))
+	}
+	if err := json.Unmarshal(p, &pl); err != nil {
+		return pl, err
+	}
+	if pl.Format != model.PointFormat {
+		return pl, fmt.Errorf("format %d: %w", pl.Format, errFormat)
+	}
+	for _, op := range pl.Ops {
+		file := func(name string) bool { return name == "" || layerPattern.MatchString(name) }
+		switch {
+		case op.Kind == retention.Delist && op.Target == "":
+		case !model.ValidTarget(op.Target):
+			return pl, fmt.Errorf("%s of disk %q", op.Kind, op.Target)
+		}
+		if !file(op.File) || !file(op.Into) {
+			return pl, fmt.Errorf("%s of %q into %q", op.Kind, op.File, op.Into)
+		}
+	}
+	return pl, nil
+}
+
+// errUrgent ends retention for something that cannot wait.
+var errUrgent = errors.New("something more urgent came")
+
+// Prune drops the oldest points until keepLast are left, and never the newest two. postponed says why it did nothing, or
+// not all: a point is in use or being received, or something more urgent came. What was begun is ended by the next call.
+func (s *Store) Prune(ctx context.Context, vm model.VMRef, keepLast int) (dropped []model.Seq, postponed string, err error) {
+	r, err := s.enter(ctx, vm, false)
+	if err != nil {
+		if model.KindOf(err) == model.NotFound {
+			return nil, "", nil
+		}
+		return nil, "", err
+	}
+	defer r.leave()
+	return s.prune(ctx, r, keepLast)
+}
+
+// prune runs with the turn held. keepLast 0 only ends what was begun.
+func (s *Store) prune(ctx context.Context, r *replica, keepLast int) (dropped []model.Seq, postponed string, err error) {
+	before := seqs(r.points)
+	begun, err := exists(r.home.plan())
+	if err != nil {
+		return nil, "", ioFailure(err, "looking for a plan in %s", r.home)
+	}
+	if !begun && (keepLast == 0 || len(retention.KeepLast(before, keepLast)) == 0) {
+		return nil, "", nil
+	}
+	if reason, err := r.inTheWay(); err != nil || reason != "" {
+		return nil, reason, err
+	}
+	ctx, done := r.hurried(ctx)
+	defer done()
+	if begun {
+		err = s.runPlan(ctx, r)
+	}
+	if err == nil && keepLast > 0 {
+		err = s.dropPoints(ctx, r, retention.KeepLast(seqs(r.points), keepLast))
+	}
+	for _, seq := range before {
+		if !slices.Contains(seqs(r.points), seq) {
+			dropped = append(dropped, seq)
+		}
+	}
+	switch {
+	case err == nil:
+		return dropped, "", nil
+	case errors.Is(context.Cause(ctx), errUrgent):
+		return dropped, errUrgent.Error(), nil
+	case errors.Is(err, qemuimg.ErrLocked):
+		return dropped, "another process has an image of the chain open", nil
+	}
+	return dropped, "", ioFailure(err, "dropping old points of %s", r.chain.VM.Name).WithVM(r.chain.VM.Name)
+}
+
+func seqs(points []model.Point) []model.Seq {
+	list := make([]model.Seq, len(points))
+	for i, p := range points {
+		list[i] = p.Seq
+	}
+	return list
+}
+
+// hurried is a context that interrupt ends.
+func (r *replica) hurried(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	r.hurryMu.Lock()
+	r.hurry = func() { cancel(errUrgent) }
+	r.hurryMu.Unlock()
+	return ctx, func() {
+		r.hurryMu.Lock()
+		r.hurry = nil
+		r.hurryMu.Unlock()
+		cancel(nil)
+	}
+}
+
+// inTheWay says why retention may touch nothing now; "" when it may.
+func (r *replica) inTheWay() (string, error) {
+	holds, err := r.readHolds()
+	if err != nil {
+		return "", err
+	}
+	if len(holds) > 0 {
+		return fmt.Sprintf("point %s is held by %s (%s)", holds[0].Point, holds[0].Name, holds[0].Why), nil
+	}
+	sets, err := r.activeSets()
+	switch {
+	case err != nil:
+		return "", err
+	case len(sets) > 0:
+		return "the overlays " + sets[0] + " lie on a point", nil
+	case r.open != nil && r.open.busy():
+		return fmt.Sprintf("point %s is being received", r.open.spec.PointRef), nil
+	}
+	return "", nil
+}
+
+func (s *Store) dropPoints(ctx context.Context, r *replica, drop []model.Seq) error {
+	if len(drop) == 0 {
+		return nil
+	}
+	ops, err := retention.Plan(r.chain.forPlanning(r.points), drop)
+	if err != nil {
+		return err
+	}
+	if err := s.step("plan"); err != nil {
+		return err
+	}
+	if err := durable.WriteJSON(r.home.plan(), plan{Format: model.PointFormat, Ops: ops}); err != nil {
+		return err
+	}
+	return s.runPlan(ctx, r)
+}
+
+// runPlan does what plan.json says and removes it.
+func (s *Store) runPlan(ctx context.Context, r *replica) error {
+	p, err := readBounded(r.home.plan(), maxManifest)
+	if err != nil {
+		return err
+	}
+	pl, err := decodePlan(p)
+	if err != nil { // every operation leaves the chain sound, so the rest of the plan is not needed: make a new one
+		return durable.Remove(r.home.plan())
+	}
+	for _, op := range pl.Ops {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.step("op-" + string(op.Kind)); err != nil {
+			return err
+		}
+		if err := s.apply(ctx, r, op); err != nil {
+			return fmt.Errorf("%s of point %d, disk %s: %w", op.Kind, op.Seq, op.Target, err)
+		}
+	}
+	if err := s.step("plan-done"); err != nil {
+		return err
+	}
+	return durable.Remove(r.home.plan())
+}
+
+// apply does one operation, or nothing if it is done.
+func (s *Store) apply(ctx context.Context, r *replica, op retention.Op) error {
+	layers := r.chain.Disks[op.Target]
+	at := func(file string) int {
+		return slices.IndexFunc(layers, func(l layer) bool { return l.File == file })
+	}
+	switch op.Kind {
+	case retention.Delist:
+		newest, ok := r.newest()
+		if !ok || op.Seq >= newest.Seq {
+			return nil
+		}
+		if err := durable.Remove(r.home.point(op.Seq)); err != nil {
+			return err
+		}
+		r.points = slices.DeleteFunc(r.points, func(p model.Point) bool { return p.Seq == op.Seq })
+		return nil
+	case retention.Merge:
+		i := at(op.File)
+		if i < 1 || layers[i].Base || layers[i-1].File != op.Into || r.lists(layers[i-1].Seq) {
+			return nil
+		}
+		if err := s.img.CommitDown(ctx, r.home.layer(op.Target, op.File)); err != nil {
+			return err
+		}
+		return qemuimg.Sync(r.home.layer(op.Target, op.Into))
+	case retention.Rebase:
+		i := at(op.File)
+		if i < 1 || layers[i].Base || at(op.Into) < 0 {
+			return nil
+		}
+		path := r.home.layer(op.Target, op.File)
+		if err := s.img.Rebase(ctx, path, backingName(op.Target, op.Into), layerFormat(op.Into)); err != nil {
+			return err
+		}
+		return qemuimg.Sync(path)
+	case retention.Adopt:
+		return s.adopt(r, op)
+	case retention.Forget:
+		i := r.chain.at(op.Target, op.Seq)
+		if i < 0 || r.lists(op.Seq) {
+			return nil
+		}
+		c := r.chain.clone()
+		if c.Disks[op.Target] = slices.Delete(c.Disks[op.Target], i, i+1); len(c.Disks[op.Target]) == 0 {
+			delete(c.Disks, op.Target)
+		}
+		return s.writeChain(r, c)
+	case retention.Unlink:
+		if at(op.File) >= 0 {
+			return nil
+		}
+		if err := os.Remove(r.home.layer(op.Target, op.File)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if len(layers) == 0 {
+			return s.dropDisk(r, op.Target)
+		}
+		return durable.SyncDir(r.home.disk(op.Target))
+	}
+	return fmt.Errorf("unknown operation %q", op.Kind)
+}
+
+// adopt lets the file a layer was merged into stand for that layer's point.
+func (s *Store) adopt(r *replica, op retention.Op) error {
+	own, child := r.chain.at(op.Target, op.Seq), r.chain.at(op.Target, op.Keep)
+	if own < 0 || child != own+1 || r.lists(op.Seq) || r.chain.Disks[op.Target][own].File != op.Into {
+		return nil
+	}
+	c := r.chain.clone()
+	layers := c.Disks[op.Target]
+	layers[child].File, layers[child].Base = op.Into, layers[own].Base
+	c.Disks[op.Target] = slices.Delete(layers, own, own+1)
+	return s.writeChain(r, c)
+}
+
+func (r *replica) lists(seq model.Seq) bool { return slices.Contains(seqs(r.points), seq) }
+
+// finishPlan ends in the background what retention had begun before the store was opened.
+func (s *Store) finishPlan(r *replica) {
+	r.turn <- struct{}{}
+	defer r.leave()
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if !closed && r.broken == nil && r.chain.Format != 0 {
+		_, _, _ = s.prune(context.Background(), r, 0) // the next Prune tells what is wrong
+	}
+}
