@@ -26,8 +26,8 @@ type receiver struct {
 	gone   chan struct{} // closed when the session has left the store
 
 	staging Staging
-	looks   chan look
-	work    chan *job   // closed by read at the orderly end
+	looks   chan look   // closed by read at the orderly end, as is work
+	work    chan *job
 	out     chan []byte // frames to send; closed by the handler at the orderly end
 	sent    chan struct{}
 
@@ -128,7 +128,8 @@ func (r *receiver) run(staging Staging) error {
 	r.s.helpers.Go(func() { defer close(looked); r.look() })
 	err := r.apply()
 	if err == nil {
-		// The sender waits for this; if it does not, its context ends.
+		// The sender waits for what is still to be sent; if it does not, the stream's context ends.
+		<-looked
 		close(r.out)
 		select {
 		case <-r.sent:
@@ -153,6 +154,7 @@ func (r *receiver) read() {
 		j := jobs.Get().(*job)
 		err := r.stream.RecvMsg(&j.frame)
 		if isEnd(err) {
+			close(r.looks)
 			close(r.work)
 			return
 		}
@@ -224,8 +226,12 @@ func (r *receiver) look() {
 	digests := make([]model.Digest, maxBlocks)
 	for {
 		var l look
+		var ok bool
 		select {
-		case l = <-r.looks:
+		case l, ok = <-r.looks:
+			if !ok {
+				return
+			}
 		case <-r.ctx.Done():
 			return
 		}
