@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"understudy/internal/model"
+	"understudy/internal/ui"
+)
+
+func policyFlags() []cli.Flag {
+	d := model.DefaultPolicy()
+	return []cli.Flag{
+		&cli.DurationFlag{Name: "rpo", DefaultText: d.RPO.String(), Usage: "how much may be lost, as `TIME` (2s to 24h)"},
+		&cli.StringFlag{Name: "tier", DefaultText: string(d.Tier), Usage: "gold, silver or bronze: who goes first when resources are short"},
+		&cli.IntFlag{Name: "keep-last", DefaultText: "8", Usage: "`N` recovery points are kept"},
+		&cli.StringFlag{Name: "failover", DefaultText: string(d.Failover), Usage: "who decides an unplanned failover: auto or manual"},
+		&cli.BoolFlag{Name: "freeze", Usage: "freeze the guest's file systems around a snapshot (needs its guest agent)"},
+		&cli.StringFlag{Name: "bandwidth", DefaultText: "unbounded", Usage: "at most `SIZE` a second on the link, for example 12MB or 10MiB; 0 for unbounded"},
+		&cli.StringFlag{Name: "compression", DefaultText: d.Compression, Usage: "auto, off, fast, default or best"},
+	}
+}
+
+// policyFrom is p with what the flags say, validated before anybody is asked.
+func policyFrom(c *cli.Context, p model.Policy) (model.Policy, error) {
+	if c.IsSet("rpo") {
+		p.RPO = c.Duration("rpo")
+	}
+	if c.IsSet("tier") {
+		p.Tier = model.Tier(c.String("tier"))
+	}
+	if c.IsSet("keep-last") {
+		p.KeepLast = c.Int("keep-last")
+	}
+	if c.IsSet("failover") {
+		p.Failover = model.FailoverMode(c.String("failover"))
+	}
+	if c.IsSet("freeze") {
+		p.Freeze = c.Bool("freeze")
+	}
+	if c.IsSet("compression") {
+		p.Compression = c.String("compression")
+	}
+	if c.IsSet("bandwidth") {
+		n, err := ui.ParseBytes(c.String("bandwidth"))
+		if err != nil {
+			return p, model.Fail(model.InvalidArgument, nil, "bandwidth: %s", err.Error()).WithTry("--bandwidth 12MB")
+		}
+		p.MaxBandwidth = n
+	}
+	return p, p.Validate()
+}

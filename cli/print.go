@@ -1,0 +1,152 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"understudy/internal/contract"
+	"understudy/internal/model"
+	"understudy/internal/ui"
+)
+
+// line prints one line of the answer.
+func (c *call) line(format string, args ...any) error {
+	_, err := fmt.Fprintf(c.out, format+"\n", args...)
+	return err
+}
+
+func summaryTable(c *call, views []protectionView) error {
+	if len(views) == 0 {
+		fmt.Fprintln(c.err, "nothing is protected. Try: understudy protect --standby HOST VM")
+		return nil
+	}
+	now := c.now()
+	rows := make([][]string, 0, len(views))
+	for _, v := range views {
+		last := "-"
+		if v.LastPoint != nil {
+			last = fmt.Sprintf("%d, %s", v.LastPoint.Seq, ui.Ago(v.LastPoint.VerifiedAt, now))
+		}
+		rows = append(rows, []string{
+			v.VM, string(v.Phase), string(v.Primary), string(v.Standby), fmt.Sprint(v.Generation),
+			fmt.Sprintf("%s of %s", ui.Duration(seconds(v.RPO.Exposure)), ui.Duration(seconds(v.RPO.Target))),
+			string(v.RPO.State), last, fmt.Sprint(v.Points),
+		})
+	}
+	header := []string{"VM", "PHASE", "PRIMARY", "STANDBY", "GEN", "EXPOSURE", "RPO", "LAST POINT", "POINTS"}
+	if err := ui.Rows(c.out, header, rows); err != nil {
+		return err
+	}
+	for _, v := range views {
+		for _, l := range remarks(v) {
+			if err := c.line("%s: %s", v.VM, l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// remarks are what a person should know beside the figures.
+func remarks(v protectionView) []string {
+	var out []string
+	if v.Reason != "" {
+		out = append(out, v.Reason)
+	}
+	for _, a := range v.Alerts {
+		text := "alert " + a.Name + ": " + a.Detail
+		if a.Try != "" {
+			text += ". Try: " + a.Try
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+// story prints all that is known of one protection.
+func story(c *call, v protectionView) error {
+	if err := summaryTable(c, []protectionView{v}); err != nil {
+		return err
+	}
+	now := c.now()
+	var b strings.Builder
+	if v.Cadence.Reason != "" {
+		next := ""
+		if v.Cadence.NextAt != nil {
+			next = fmt.Sprintf(" in %s", ui.Duration(max(0, v.Cadence.NextAt.Sub(now))))
+		}
+		fmt.Fprintf(&b, "next point%s: %s (%s)\n", next, v.Cadence.Reason, v.Cadence.Binding)
+	}
+	if v.InFlight != nil {
+		fmt.Fprintf(&b, "point %d: %s, since %s\n", v.InFlight.Seq, v.InFlight.Stage, ui.Duration(max(0, now.Sub(v.InFlight.StartedAt))))
+	}
+	if p := v.LastPoint; p != nil {
+		fmt.Fprintf(&b, "last point: %s, %s-consistent, %s dirty, %s sent, stall %.0f ms\n",
+			p.Mode, p.Consistency, ui.Bytes(p.DirtyBytes), ui.Bytes(p.SentBytes), p.Stall)
+	}
+	fmt.Fprintf(&b, "policy: RPO %s, %s, failover %s, keep %d points, compression %s", ui.Duration(seconds(v.Policy.RPO)), v.Policy.Tier,
+		v.Policy.Failover, v.Policy.KeepLast, v.Policy.Compression)
+	if v.Policy.Bandwidth > 0 {
+		fmt.Fprintf(&b, ", at most %s/s", ui.Bytes(v.Policy.Bandwidth))
+	}
+	fmt.Fprintf(&b, "\nsince the beginning: %d points, %d failed, %s sent, largest exposure %s, %d violations\n", v.Totals.Cycles, v.Totals.Failures,
+		ui.Bytes(v.Totals.SentBytes), ui.Duration(seconds(v.Totals.MaxExposure)), v.Totals.Violations)
+	if v.LastError != "" {
+		fmt.Fprintf(&b, "last error: %s\n", v.LastError)
+	}
+	if f := v.Failover; f != nil {
+		outcome := f.Outcome
+		if outcome == "" {
+			outcome = "running"
+		}
+		fmt.Fprintf(&b, "failover to generation %d, %s to %s: %s (%s)\n", f.Generation, f.From, f.To, outcome, f.Reason)
+		if f.Error != "" {
+			fmt.Fprintf(&b, "  %s\n", f.Error)
+		}
+		for _, s := range f.Steps {
+			fmt.Fprintf(&b, "  %s\n", stepLine(s, f.StartedAt))
+		}
+	}
+	return c.line("%s", strings.TrimRight(b.String(), "\n"))
+}
+
+func stepLine(s stepView, start time.Time) string {
+	text := fmt.Sprintf("%+6.1f s  %-12s %s", s.At.Sub(start).Seconds(), s.Name, s.Detail)
+	if s.Error != "" {
+		text += " FAILED: " + s.Error
+	}
+	return text
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// copyLine is the progress of a cycle under way, in one line.
+func copyLine(d contract.DescribeOut, p *contract.ReplicateProgress, now time.Time) string {
+	st := d.State
+	if st.InFlight == nil {
+		if st.LastError != "" {
+			return fmt.Sprintf("%s: waiting to try again; the last try failed: %s", d.Spec.VM.Name, st.LastError)
+		}
+		return fmt.Sprintf("%s: waiting for the first point to begin", d.Spec.VM.Name)
+	}
+	head := fmt.Sprintf("%s: point %d: %s", d.Spec.VM.Name, st.InFlight.Seq, st.InFlight.Stage)
+	if st.InFlight.Stage != "replicate" || p == nil || p.TotalBytes <= 0 {
+		return fmt.Sprintf("%s, %s", head, ui.Duration(max(0, now.Sub(st.InFlight.StartedAt))))
+	}
+	share := float64(p.DoneBytes) / float64(p.TotalBytes)
+	text := fmt.Sprintf("%s %s [%s] %3.0f %% of %s, %s sent", head, p.Disk, ui.Bar(share, 20), 100*share, ui.Bytes(p.TotalBytes), ui.Bytes(p.SentBytes))
+	if p.Rate > 0 {
+		left := time.Duration(float64(p.TotalBytes-p.DoneBytes) / p.Rate * float64(time.Second))
+		text += fmt.Sprintf(", %s/s, %s left", ui.Bytes(int64(p.Rate)), ui.Duration(max(0, left)))
+	}
+	return text
+}
+
+// evidenceLine says why the old VM counts as off.
+func evidenceLine(ev *model.Evidence) string {
+	if ev == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%s by %s: %s", ev.Kind, ev.By, ev.Detail)
+}

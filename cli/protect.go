@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"understudy/internal/contract"
+	"understudy/internal/model"
+)
+
+func (e *env) protectCommand() *cli.Command {
+	return e.command(verb{
+		name: "protect", usage: "replicate a VM to a standby host from now on", args: "VM",
+		about: `Finds the VM on its host, checks both hosts and begins with the first full copy (seeding). With --wait it shows
+the copy and returns when the first point is verified; Ctrl-C then stops the watching, not the work.`,
+		example: "understudy protect --standby kvm2 --rpo 30s --wait db1\nunderstudy protect --standby kvm2 --rpo 10s --failover manual --bandwidth 12MB db1",
+		exits:   []int{exitNotFound, exitConflict, exitUnsafe},
+		flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "standby", Usage: "`HOST` that keeps the replica and takes over"},
+			&cli.StringFlag{Name: "primary", Aliases: []string{"host"}, Usage: "`HOST` the VM is on (default: all hosts are asked)"},
+			&cli.BoolFlag{Name: "wait", Usage: "wait until the first point is verified"},
+		}, policyFlags()...),
+		do: protect,
+	})
+}
+
+func protect(c *call) error {
+	name, err := c.vm()
+	if err != nil {
+		return err
+	}
+	policy, err := policyFrom(c.Context, model.DefaultPolicy())
+	if err != nil {
+		return err
+	}
+	standby, primary := model.HostID(c.String("standby")), model.HostID(c.String("primary"))
+	if err := hostFlags(standby, primary, name); err != nil {
+		return err
+	}
+	closing, err := c.reach()
+	if err != nil {
+		return err
+	}
+	defer closing()
+	ctx := c.Context.Context
+	if _, err := c.s.Host(ctx, standby); err != nil {
+		return err
+	}
+	facts, found, err := c.s.Locate(ctx, name, primary)
+	if err != nil {
+		return err
+	}
+	if found == standby {
+		return model.Fail(model.InvalidArgument, nil, "the VM is on %s itself: the standby must be another host", standby).WithVM(name).
+			WithTry("understudy hosts")
+	}
+	d, err := c.s.EnsureProtected(ctx, contract.ProtectSpec{VM: facts.VM, Primary: found, Standby: standby, Policy: policy})
+	if err != nil {
+		return leaving(ctx, err, "the checks of %s go on. Try: understudy status %s", name, name)
+	}
+	if c.Bool("wait") {
+		if d, err = seeded(ctx, c, d); err != nil {
+			return err
+		}
+		return c.show(fmt.Sprintf("%s is protected: %s to %s, RPO %s, point %d verified", facts.VM.Name, found, standby, policy.RPO, d.State.Committed.Seq), d)
+	}
+	return c.show(fmt.Sprintf("%s is being copied from %s to %s (RPO %s). Watch it: understudy status --watch %s", facts.VM.Name, found, standby, policy.RPO, facts.VM.Name), d)
+}
+
+func hostFlags(standby, primary model.HostID, vm string) error {
+	switch {
+	case standby == "":
+		return model.Fail(model.InvalidArgument, nil, "--standby is missing").WithVM(vm).WithTry("understudy protect --standby HOST " + vm)
+	case !model.ValidHostID(standby):
+		return model.Fail(model.InvalidArgument, nil, "%q cannot name a host", standby).WithVM(vm).WithTry("understudy hosts")
+	case primary != "" && !model.ValidHostID(primary):
+		return model.Fail(model.InvalidArgument, nil, "%q cannot name a host", primary).WithVM(vm).WithTry("understudy hosts")
+	case standby == primary:
+		return model.Fail(model.InvalidArgument, nil, "the standby must be another host than the primary").WithVM(vm).WithTry("understudy hosts")
+	}
+	return nil
+}
+
+// patience is how long a watcher goes on while the control plane does not answer: it may be restarting.
+const patience = 2 * time.Minute
+
+// seeded watches until the first point is verified.
+func seeded(ctx context.Context, c *call, d contract.DescribeOut) (contract.DescribeOut, error) {
+	vm := d.Spec.VM
+	bar := c.progress()
+	defer bar.Done()
+	note := fmt.Sprintf("the copy of %s goes on. Try: understudy status --watch %s", vm.Name, vm.Name)
+	heard := c.now()
+	for {
+		switch {
+		case !d.State.Committed.IsZero():
+			return d, nil
+		case d.State.Failed != "":
+			return d, model.Fail(model.Internal, nil, "%s", d.State.Failed).WithVM(vm.Name).WithHost(d.State.Primary).
+				WithTry("understudy status " + vm.Name)
+		}
+		progress, err := c.s.Progress(ctx, vm)
+		if err == nil {
+			bar.Show("%s", copyLine(d, progress, c.now()))
+		}
+		select {
+		case <-ctx.Done():
+			return d, interrupted{note}
+		case <-time.After(c.tick):
+		}
+		next, err := c.s.Describe(ctx, vm.UUID)
+		switch {
+		case err == nil:
+			d, heard = next, c.now()
+		case ctx.Err() != nil:
+			return d, interrupted{note}
+		case model.KindOf(err) != model.Unreachable || c.now().Sub(heard) > patience:
+			return d, err
+		default:
+			bar.Show("%s: the control plane does not answer, asking again", vm.Name)
+		}
+	}
+}

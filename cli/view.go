@@ -1,0 +1,246 @@
+package cli
+
+import (
+	"time"
+
+	"understudy/internal/contract"
+	"understudy/internal/decide/mode"
+	"understudy/internal/model"
+)
+
+// statusView is the documented JSON of `understudy status`; fields are added, never renamed (docs/CLI.md).
+type statusView struct {
+	MessageType string           `json:"message_type"` // "status"
+	Protections []protectionView `json:"protections"`
+}
+
+type protectionView struct {
+	MessageType string        `json:"message_type,omitempty"` // "protection" when it stands alone
+	VM          string        `json:"vm"`
+	UUID        string        `json:"uuid"`
+	Phase       model.Phase   `json:"phase"`
+	Primary     model.HostID  `json:"primary"`
+	Standby     model.HostID  `json:"standby"`
+	Generation  uint64        `json:"generation"`
+	RPO         rpoView       `json:"rpo"`
+	Cadence     cadenceView   `json:"cadence"`
+	LastPoint   *pointBrief   `json:"last_point"`
+	Points      int           `json:"points"`
+	Failover    *failoverView `json:"failover"`
+	Alerts      []alertView   `json:"alerts"`
+
+	Policy    policyView    `json:"policy"`
+	Reason    string        `json:"reason,omitempty"` // of Suspended and Failed
+	LastError string        `json:"last_error,omitempty"`
+	InFlight  *inFlightView `json:"in_flight,omitempty"`
+	Totals    totalsView    `json:"totals"`
+}
+
+type rpoView struct {
+	Target   float64        `json:"target_s"`
+	Exposure float64        `json:"exposure_s"`
+	State    model.RPOState `json:"state"`
+}
+
+type cadenceView struct {
+	Interval float64       `json:"interval_s"`
+	NextAt   *time.Time    `json:"next_at"`
+	Reason   string        `json:"reason"`
+	Binding  model.Binding `json:"binding"`
+}
+
+type pointBrief struct {
+	Seq         uint64            `json:"seq"`
+	Generation  uint64            `json:"generation"`
+	TakenAt     time.Time         `json:"taken_at"`
+	VerifiedAt  time.Time         `json:"verified_at"`
+	Consistency model.Consistency `json:"consistency"`
+	Mode        string            `json:"mode"`
+	DirtyBytes  int64             `json:"dirty_bytes"`
+	SentBytes   int64             `json:"sent_bytes"`
+	Stall       float64           `json:"stall_ms"`
+	Cycle       float64           `json:"cycle_ms"`
+}
+
+type alertView struct {
+	Name   string    `json:"name"`
+	Since  time.Time `json:"since"`
+	Detail string    `json:"detail"`
+	Try    string    `json:"try,omitempty"`
+}
+
+type policyView struct {
+	Version     int                `json:"version"`
+	RPO         float64            `json:"rpo_s"`
+	Tier        model.Tier         `json:"tier"`
+	KeepLast    int                `json:"keep_last"`
+	Failover    model.FailoverMode `json:"failover"`
+	Freeze      bool               `json:"freeze"`
+	Bandwidth   int64              `json:"bandwidth"` // bytes/s, 0 unbounded
+	Compression string             `json:"compression"`
+}
+
+type inFlightView struct {
+	Seq       uint64    `json:"seq"`
+	Stage     string    `json:"stage"`
+	StartedAt time.Time `json:"started_at"`
+}
+
+type totalsView struct {
+	Cycles      int64   `json:"cycles"`
+	Skipped     int64   `json:"skipped"`
+	Failures    int64   `json:"failures"`
+	DirtyBytes  int64   `json:"dirty_bytes"`
+	SentBytes   int64   `json:"sent_bytes"`
+	MaxExposure float64 `json:"max_exposure_s"`
+	Violations  int64   `json:"violations"`
+}
+
+type failoverView struct {
+	MessageType string          `json:"message_type,omitempty"` // "failover" when it stands alone
+	VM          string          `json:"vm,omitempty"`
+	WorkflowID  string          `json:"workflow_id"`
+	Generation  uint64          `json:"generation"`
+	From        model.HostID    `json:"from"`
+	To          model.HostID    `json:"to"`
+	Reason      string          `json:"reason"`
+	StartedAt   time.Time       `json:"started_at"`
+	EndedAt     *time.Time      `json:"ended_at"`
+	Outcome     string          `json:"outcome"` // empty while it runs
+	Error       string          `json:"error,omitempty"`
+	ErrorType   string          `json:"error_type,omitempty"`
+	Point       *pointBrief     `json:"point"`
+	Evidence    *model.Evidence `json:"evidence"`
+	Steps       []stepView      `json:"steps"`
+	Undone      []string        `json:"undone,omitempty"`
+	UndoFailed  []string        `json:"undo_failed,omitempty"`
+}
+
+type stepView struct {
+	Name   string    `json:"name"`
+	At     time.Time `json:"at"`
+	Took   float64   `json:"took_s"`
+	Detail string    `json:"detail"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// viewOf judges at the moment of asking: the workflow sleeps between its looks, the age of a write does not.
+func viewOf(d contract.DescribeOut, now time.Time) protectionView {
+	st := d.State
+	v := protectionView{
+		VM: d.Spec.VM.Name, UUID: d.Spec.VM.UUID, Phase: st.Phase, Primary: st.Primary, Standby: st.Standby,
+		Generation: uint64(st.Generation), RPO: rpoOf(st, now), Points: pointsOf(st), LastPoint: lastPoint(st),
+		Cadence: cadenceView{Interval: st.Cadence.Interval.Seconds(), NextAt: timeOrNil(st.Cadence.NextAt), Reason: st.Cadence.Reason, Binding: st.Cadence.Binding},
+		Alerts:  []alertView{}, Policy: policyOf(st.Policy), LastError: st.LastError,
+		Totals: totalsView{
+			Cycles: st.Totals.Cycles, Skipped: st.Totals.Skipped, Failures: st.Totals.Failures, DirtyBytes: st.Totals.DirtyBytes,
+			SentBytes: st.Totals.SentBytes, MaxExposure: st.Totals.MaxExposure.Seconds(), Violations: st.Totals.Violations,
+		},
+	}
+	switch {
+	case st.Failed != "":
+		v.Reason = st.Failed
+	case st.Paused != nil:
+		v.Reason = "paused by " + st.Paused.By
+		if st.Paused.Reason != "" {
+			v.Reason += ": " + st.Paused.Reason
+		}
+	case st.Off != "":
+		v.Reason = st.Off
+	}
+	if st.InFlight != nil {
+		v.InFlight = &inFlightView{Seq: uint64(st.InFlight.Seq), Stage: st.InFlight.Stage, StartedAt: st.InFlight.StartedAt}
+	}
+	if st.Failover != nil {
+		f := failoverOf(*st.Failover)
+		v.Failover = &f
+	}
+	for _, a := range st.Alerts {
+		v.Alerts = append(v.Alerts, alertView(a))
+	}
+	return v
+}
+
+// rpoOf counts from the oldest write that is in no verified point. While the primary is silent nobody knows what it wrote:
+// then the age of the last look is what may be lost at most.
+func rpoOf(st contract.ProtectState, now time.Time) rpoView {
+	v := rpoView{Target: st.Policy.RPO.Seconds(), State: model.RPOMet}
+	var exposure time.Duration
+	if st.Unreplicated != nil {
+		exposure = max(0, now.Sub(*st.Unreplicated))
+	}
+	if st.HostSilent[string(st.Primary)] {
+		if st.Unreplicated == nil && st.Observed != nil {
+			exposure = max(0, now.Sub(st.Observed.At))
+		}
+		v.Exposure, v.State = exposure.Seconds(), model.RPOUnknown
+		return v
+	}
+	v.Exposure = exposure.Seconds()
+	switch level := mode.LevelOf(exposure, st.Policy.RPO); {
+	case level >= mode.Violated:
+		v.State = model.RPOViolated
+	case level == mode.AtRisk:
+		v.State = model.RPOAtRisk
+	}
+	return v
+}
+
+// outside says that the VM is outside its promise: exit 3.
+func (v protectionView) outside() bool {
+	switch v.Phase {
+	case model.PhaseFailed, model.PhaseFailingOver:
+		return true
+	case model.PhaseSeeding, model.PhaseProtected, model.PhaseDegraded, model.PhaseSuspended:
+	}
+	return v.RPO.State == model.RPOViolated || v.RPO.State == model.RPOUnknown
+}
+
+func pointsOf(st contract.ProtectState) int {
+	return min(int(st.Totals.Cycles), st.Policy.KeepLast)
+}
+
+func lastPoint(st contract.ProtectState) *pointBrief {
+	if len(st.Recent) == 0 {
+		return nil
+	}
+	return briefOf(st.Recent[len(st.Recent)-1])
+}
+
+func briefOf(p contract.PointSummary) *pointBrief {
+	return &pointBrief{
+		Seq: uint64(p.Seq), Generation: uint64(p.Generation), TakenAt: p.TakenAt, VerifiedAt: p.VerifiedAt, Consistency: p.Consistency,
+		Mode: p.Modes, DirtyBytes: p.DirtyBytes, SentBytes: p.SentBytes, Stall: p.StallMS, Cycle: p.CycleMS,
+	}
+}
+
+func policyOf(p model.Policy) policyView {
+	return policyView{
+		Version: p.Version, RPO: p.RPO.Seconds(), Tier: p.Tier, KeepLast: p.KeepLast, Failover: p.Failover, Freeze: p.Freeze,
+		Bandwidth: p.MaxBandwidth, Compression: p.Compression,
+	}
+}
+
+func failoverOf(f contract.FailoverBrief) failoverView {
+	v := failoverView{
+		WorkflowID: f.WorkflowID, Generation: uint64(f.Generation), From: f.From, To: f.To, Reason: f.Reason, StartedAt: f.StartedAt,
+		EndedAt: f.EndedAt, Outcome: f.Outcome, Error: f.Error, Steps: []stepView{},
+	}
+	if r := f.Result; r != nil {
+		v.Evidence, v.ErrorType, v.Undone, v.UndoFailed = r.Evidence, r.ErrorType, r.Undone, r.UndoFailed
+		if r.Point.Seq != 0 {
+			v.Point = briefOf(r.Point)
+		}
+		for _, s := range r.Steps {
+			v.Steps = append(v.Steps, stepView{Name: s.Name, At: s.At, Took: s.Took.Seconds(), Detail: s.Detail, Error: s.Error})
+		}
+	}
+	return v
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
