@@ -66,22 +66,19 @@ type meter struct {
 
 	rate float64 // bytes/s over the last gap
 	gap  time.Duration
-	away bool // no QEMU was seen in the last round
 }
 
 // missing says that the VM has no counters: its QEMU ended, and what it wrote since the last sample was not seen.
 func (m *meter) missing() (first bool) {
 	m.rate = 0
-	if m.away || m.Last == nil {
+	if m.Last == nil {
 		return false
 	}
-	m.away = true
 	return m.wrote(0, 0, m.Last.At)
 }
 
 // feed takes a sample in and says whether it is the one that shows the first write since the last capture.
 func (m *meter) feed(s sample) (first bool) {
-	m.away = false
 	if m.Last == nil {
 		m.Last = &s
 		if s.Bytes > 0 || s.Reqs > 0 {

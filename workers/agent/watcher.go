@@ -69,7 +69,7 @@ func (w *watcher) run(ctx context.Context) {
 		if w.idle() {
 			continue
 		}
-		if err := w.sample(ctx); err != nil && ctx.Err() == nil {
+		if err := w.sample(ctx, ""); err != nil && ctx.Err() == nil {
 			w.log.Debug("sample_failed", "error", err)
 		}
 	}
@@ -99,8 +99,9 @@ func periodOf(rpo time.Duration) time.Duration {
 	return min(max(rpo/periodPerRPO, minPeriod), maxPeriod)
 }
 
-// sample asks for the counters of all VMs in one call and takes them in.
-func (w *watcher) sample(ctx context.Context) error {
+// sample asks for the counters of all VMs in one call and takes them in. Of the VM asking, nothing is told: it gets it with
+// its answer.
+func (w *watcher) sample(ctx context.Context, asking string) error {
 	w.sampling.Lock()
 	defer w.sampling.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, statsLimit)
@@ -126,6 +127,10 @@ func (w *watcher) sample(ctx context.Context) error {
 		}
 		if first {
 			w.list.save(e)
+		}
+		if uuid == asking {
+			e.tell = ""
+			continue
 		}
 		w.consider(e, first, load)
 	}
@@ -162,11 +167,15 @@ func (w *watcher) utilization(e *entry, why string, load hostload.Load) {
 }
 
 func (w *watcher) observation(e *entry, load hostload.Load) model.Observation {
-	return model.Observation{
+	o := model.Observation{
 		At: w.now().UTC(), WrittenBytes: e.Meter.Since.Bytes, WriteReqs: e.Meter.Since.Reqs, WriteRate: e.Meter.rate,
 		OldestWrite: e.Meter.Since.Oldest, DirtyBytes: -1, SamplePeriod: e.Meter.gap.Seconds(),
 		HostCPU: load.CPU, HostLoad1: load.Load1,
 	}
+	if e.Blind { // it wrote, and nobody knows since when
+		o.OldestWrite, o.WriteReqs = nil, max(o.WriteReqs, 1)
+	}
+	return o
 }
 
 // Serve implements activities.Watcher.
@@ -175,7 +184,7 @@ func (w *watcher) Serve(in activities.Watched) {
 	defer w.mu.Unlock()
 	e, ok := w.vms[in.VM.UUID]
 	if !ok {
-		e = &entry{VM: in.VM}
+		e = &entry{VM: in.VM, Blind: !in.Committed.IsZero()}
 		w.vms[in.VM.UUID] = e
 	}
 	before := *e
@@ -183,10 +192,7 @@ func (w *watcher) Serve(in activities.Watched) {
 	if in.RPO > 0 {
 		e.RPO = in.RPO
 	}
-	if in.Committed.Seq > e.Committed.Seq {
-		e.Committed = in.Committed
-		e.Meter.verified(in.Committed)
-	}
+	e.committed(in.Committed)
 	e.Runs = e.Runs || in.Runs
 	if !ok || before.Generation != e.Generation || before.Muted || before.RPO != e.RPO || before.Committed != e.Committed || before.Runs != e.Runs {
 		w.list.save(e)
@@ -200,7 +206,7 @@ func (w *watcher) Serve(in activities.Watched) {
 // Capturing implements activities.Watcher. When the counters cannot be asked now, the last sample is the base: what was
 // written after it counts as not captured.
 func (w *watcher) Capturing(ctx context.Context, vm model.VMRef, p model.PointRef) {
-	if err := w.sample(ctx); err != nil {
+	if err := w.sample(ctx, vm.UUID); err != nil {
 		w.log.Warn("capture_without_fresh_counters", "vm", vm.Name, "point", p.String(), "error", err)
 	}
 	w.change(vm, func(e *entry) { e.Meter.capturing(p, w.now()) })
@@ -210,6 +216,9 @@ func (w *watcher) Capturing(ctx context.Context, vm model.VMRef, p model.PointRe
 func (w *watcher) Captured(vm model.VMRef, p model.PointRef, takenAt time.Time) (oldest *time.Time) {
 	w.change(vm, func(e *entry) {
 		oldest = e.Meter.captured(p, takenAt)
+		if e.Blind {
+			oldest = nil
+		}
 		e.Runs = true
 	})
 	return oldest
@@ -223,10 +232,7 @@ func (w *watcher) Abandoned(vm model.VMRef, p model.PointRef) {
 // Verified implements activities.Watcher.
 func (w *watcher) Verified(vm model.VMRef, p model.PointRef) {
 	w.change(vm, func(e *entry) {
-		e.Meter.verified(p)
-		if p.Seq > e.Committed.Seq {
-			e.Committed = p
-		}
+		e.committed(p)
 	})
 }
 
@@ -258,7 +264,7 @@ func (w *watcher) Observe(ctx context.Context, vm model.VMRef) (model.Observatio
 	if err != nil {
 		return model.Observation{}, err
 	}
-	if err := w.sample(ctx); err != nil {
+	if err := w.sample(ctx, vm.UUID); err != nil {
 		return model.Observation{}, err
 	}
 	load := w.load.Measure(ctx)

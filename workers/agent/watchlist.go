@@ -20,13 +20,26 @@ type entry struct {
 	// Muted: another generation was seen, so this host may not be the primary any more. It is counted on, and nothing is told.
 	Muted bool `json:"muted"`
 	// Runs is what the control plane was told last: a VM that should run and does not has vanished.
-	Runs  bool  `json:"runs"`
+	Runs bool `json:"runs"`
+	// Blind: the entry was lost and made anew, so the oldest write since the last capture is not known until the next.
+	Blind bool  `json:"blind"`
 	Meter meter `json:"meter"`
 
 	budget budget
 	trend  trend
 	down   bool   // it is off; Runs follows when that was delivered
 	tell   string // why a signal is due that the budget held back; empty for none
+}
+
+// committed takes in that a point is verified; one of a capture that this entry saw ends its blindness.
+func (e *entry) committed(p model.PointRef) {
+	for _, c := range e.Meter.Open {
+		e.Blind = e.Blind && c.Point != p
+	}
+	e.Meter.verified(p)
+	if p.Seq > e.Committed.Seq {
+		e.Committed = p
+	}
 }
 
 // watchlist is the folder of entries, one file a VM.
