@@ -26,7 +26,7 @@ type receiver struct {
 	gone   chan struct{} // closed when the session has left the store
 
 	staging Staging
-	looks   chan look   // closed by read at the orderly end, as is work
+	looks   chan look // closed by read at the orderly end, as is work
 	work    chan *job
 	out     chan []byte // frames to send; closed by the handler at the orderly end
 	sent    chan struct{}
