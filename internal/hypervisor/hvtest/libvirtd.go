@@ -216,8 +216,10 @@ func (l *Libvirtd) Write(t testing.TB, name, target string, pattern byte, off, l
 	}
 	require.NotEmpty(t, alias, "no disk %s", target)
 	const hmp = 1 // VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
-	command := fmt.Sprintf(`qemu-io -d /machine/peripheral/%s/virtio-backend "write -P %d %d %d"`, alias, pattern, off, length)
-	said, err := rpc.QEMUDomainMonitorCommand(dom, command, hmp)
-	require.NoError(t, err)
-	require.Contains(t, said, "wrote", command)
+	// aio_write because QEMU counts no other of qemu-io's writes; aio_flush waits for it.
+	for _, command := range []string{fmt.Sprintf("aio_write -P %d %d %d", pattern, off, length), "aio_flush"} {
+		said, err := rpc.QEMUDomainMonitorCommand(dom, fmt.Sprintf(`qemu-io -d /machine/peripheral/%s/virtio-backend "%s"`, alias, command), hmp)
+		require.NoError(t, err)
+		require.Empty(t, said, command) // what qemu-io itself says goes to QEMU's log
+	}
 }

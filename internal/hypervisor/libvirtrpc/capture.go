@@ -40,6 +40,12 @@ func (c *Client) Capture(ctx context.Context, uuid string, spec hypervisor.Captu
 	if err != nil {
 		return hypervisor.Capture{}, err
 	}
+	// libvirt would wait half a minute for the job that runs, with the guest frozen.
+	if running, err := c.backupXML(ctx, uuid); err != nil {
+		return hypervisor.Capture{}, err
+	} else if running != "" {
+		return hypervisor.Capture{}, model.Fail(model.JobConflict, nil, "%s: another backup job runs on it", what).WithTry("virsh domjobinfo " + uuid)
+	}
 	r, err := newRequest(uuid, spec, all)
 	if err != nil {
 		return hypervisor.Capture{}, err
