@@ -1,0 +1,454 @@
+package workflows
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+
+	"understudy/internal/contract"
+	"understudy/internal/lease"
+	"understudy/internal/model"
+)
+
+const (
+	hostA = model.HostID("host-a")
+	hostB = model.HostID("host-b")
+)
+
+var theVM = model.VMRef{Name: "db1", UUID: "11111111-2222-3333-4444-555555555555"}
+
+// fakeHost is a libvirt host with its agent and store, as far as workflows see them.
+type fakeHost struct {
+	id      model.HostID
+	cutOff  bool // its agent takes no work, whatever else lives there
+	off     bool // no power
+	running bool // a copy of the VM runs
+	floor   model.Generation
+	points  []contract.PointView
+}
+
+// world is two hosts, a control plane with real generation records, and a guest that writes. Every activity of the
+// contract is served by it, under its exact signature; faults are put in its way by name.
+type world struct {
+	t        *testing.T
+	env      *testsuite.TestWorkflowEnvironment
+	mu       sync.Mutex
+	hosts    map[model.HostID]*fakeHost
+	records  *lease.Records
+	fence    bool // the fence device works
+	witness  bool // what a witness says of a host that is cut off
+	calls    []string
+	faults   map[string][]fault
+	hooks    map[string]func(context.Context) // runs inside the activity, without the lock
+	idle     bool                             // the guest writes nothing; otherwise something every second
+	captured time.Time
+	updates  int
+	taken    []contract.SnapshotIn
+	built    []contract.VerifyIn
+	started  []model.PointRef
+	permits  []*model.Evidence
+}
+
+// fault is what an activity answers instead of, or (lost) after, doing its work.
+type fault struct {
+	err  error
+	lost bool
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(silentLog{})
+	w := &world{
+		t: t, env: suite.NewTestWorkflowEnvironment(), fence: true,
+		hosts:  map[model.HostID]*fakeHost{hostA: {id: hostA, running: true}, hostB: {id: hostB}},
+		faults: map[string][]fault{}, hooks: map[string]func(context.Context){},
+	}
+	w.env.SetTestTimeout(time.Minute)
+	w.env.SetStartTime(time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC))
+	var err error
+	w.records, err = lease.OpenRecords(t.TempDir(), w.env.Now)
+	require.NoError(t, err)
+	Register(w.env)
+	w.serveControl()
+	w.serveStages()
+	w.serveHosts()
+	w.env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigAttach.Name, mock.Anything).Return(nil).Maybe()
+	w.env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigDetach.Name, mock.Anything).Return(nil).Maybe()
+	return w
+}
+
+func (w *world) failNext(name string, errs ...error) {
+	for _, err := range errs {
+		w.faults[name] = append(w.faults[name], fault{err: err})
+	}
+}
+
+// loseReply lets the work be done and its answer be lost; further attempts are not heard of either.
+func (w *world) loseReply(name string, attempts int) {
+	w.faults[name] = append(w.faults[name], fault{err: timeout(enums.TIMEOUT_TYPE_START_TO_CLOSE), lost: true})
+	w.timeOut(name, attempts-1)
+}
+
+func (w *world) timeOut(name string, attempts int) {
+	for range attempts {
+		w.failNext(name, timeout(enums.TIMEOUT_TYPE_START_TO_CLOSE))
+	}
+}
+
+func timeout(t enums.TimeoutType) error { return temporal.NewTimeoutError(t, nil) }
+
+func refusal(k model.Kind) error {
+	return temporal.NewNonRetryableApplicationError("simulated "+string(k), string(k), nil, contract.Detail{VM: theVM.Name, Try: "try this"})
+}
+
+func wire(err error) error {
+	if err == nil {
+		return nil
+	}
+	return temporal.NewNonRetryableApplicationError(err.Error(), string(model.KindOf(err)), nil, contract.Detail{})
+}
+
+func serve[In, Out any](w *world, a contract.Activity[In, Out], do func(h *fakeHost, in In) (Out, error)) {
+	a.Register(w.env, func(ctx context.Context, in In) (Out, error) {
+		var none Out
+		w.mu.Lock()
+		host := hostOf(activity.GetInfo(ctx).TaskQueue)
+		hook := w.hooks[a.Name]
+		w.calls = append(w.calls, strings.TrimSuffix(a.Name+"@"+string(host), "@"))
+		w.mu.Unlock()
+		if hook != nil {
+			hook(ctx)
+			if ctx.Err() != nil {
+				return none, temporal.NewCanceledError()
+			}
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		h := w.hosts[host]
+		if h != nil && (h.cutOff || h.off) {
+			return none, timeout(enums.TIMEOUT_TYPE_SCHEDULE_TO_START)
+		}
+		f := fault{}
+		if q := w.faults[a.Name]; len(q) > 0 {
+			f, w.faults[a.Name] = q[0], q[1:]
+		}
+		if f.err != nil && !f.lost {
+			return none, f.err
+		}
+		out, err := do(h, in)
+		if f.lost {
+			return none, f.err
+		}
+		return out, err
+	})
+}
+
+func hostOf(queue string) model.HostID {
+	s := strings.TrimPrefix(queue, "understudy-host-")
+	if s == queue {
+		return ""
+	}
+	return model.HostID(strings.TrimSuffix(strings.TrimSuffix(s, "-ctl"), "-bulk"))
+}
+
+// admit is the floor's check.
+func (h *fakeHost) admit(f contract.Fence) error {
+	if f.Generation < h.floor {
+		return refusal(model.StaleGeneration)
+	}
+	h.floor = f.Generation
+	return nil
+}
+
+func (w *world) serveControl() {
+	ctx := context.Background()
+	record := func(r model.Record, err error) (contract.RecordOut, error) {
+		return contract.RecordOut{Record: r}, wire(err)
+	}
+	serve(w, contract.BeginRecord, func(_ *fakeHost, in contract.PermitIn) (contract.RecordOut, error) {
+		return record(w.records.Begin(ctx, in.VM, in.Generation, in.Host))
+	})
+	serve(w, contract.Claim, func(_ *fakeHost, in contract.ClaimIn) (contract.RecordOut, error) {
+		return record(w.records.Claim(ctx, in.VM.UUID, in.Generation, in.Expect, in.Target, in.Attempt))
+	})
+	serve(w, contract.Permit, func(_ *fakeHost, in contract.PermitIn) (contract.RecordOut, error) {
+		w.permits = append(w.permits, in.Evidence)
+		return record(w.records.Permit(ctx, in.VM.UUID, in.Generation, in.Host, in.Attempt, in.Evidence))
+	})
+	serve(w, contract.ReadRecord, func(_ *fakeHost, in contract.Fence) (contract.RecordOut, error) {
+		return record(w.records.Read(ctx, in.VM.UUID))
+	})
+	serve(w, contract.DropRecord, func(_ *fakeHost, in contract.Fence) (contract.None, error) {
+		return contract.None{}, wire(w.records.Drop(ctx, in.VM.UUID))
+	})
+	serve(w, contract.FencePower, func(_ *fakeHost, in contract.FenceIn) (contract.EvidenceOut, error) {
+		if !w.fence {
+			return contract.EvidenceOut{}, refusal(model.FenceUnconfirmed)
+		}
+		w.hosts[in.Host].off, w.hosts[in.Host].running = true, false
+		return w.evidence(model.EvidenceFenced, in.Generation)
+	})
+}
+
+func (w *world) evidence(k model.EvidenceKind, g model.Generation) (contract.EvidenceOut, error) {
+	return contract.EvidenceOut{Evidence: model.Evidence{Kind: k, Generation: g, At: w.env.Now()}}, nil
+}
+
+func (w *world) serveStages() {
+	serve(w, contract.Snapshot, func(h *fakeHost, in contract.SnapshotIn) (contract.SnapshotOut, error) {
+		if err := h.admit(in.Fence); err != nil {
+			return contract.SnapshotOut{}, err
+		}
+		if !h.running {
+			return contract.SnapshotOut{}, refusal(model.NotRunning)
+		}
+		w.taken = append(w.taken, in)
+		mode := model.ModeDelta
+		switch {
+		case in.Parent.IsZero():
+			mode = model.ModeFull
+		case in.ForceResync != "":
+			mode = model.ModeResync
+		}
+		now := w.env.Now()
+		origin := w.oldestWrite(now)
+		w.captured = now
+		return contract.SnapshotOut{
+			Point: model.PointRef{Generation: in.Generation, Seq: in.Seq}, TakenAt: now, Consistency: model.CrashConsistent, Origin: origin,
+			Disks: []model.SnapshotDisk{{Disk: model.Disk{Target: "vda"}, Mode: mode}}, DirtyBytes: 1 << 20,
+		}, nil
+	})
+	serve(w, contract.Replicate, func(h *fakeHost, in contract.ReplicateIn) (contract.ReplicateOut, error) {
+		return contract.ReplicateOut{SentBytes: 1000}, h.admit(in.Fence)
+	})
+	serve(w, contract.Verify, func(h *fakeHost, in contract.VerifyIn) (contract.VerifyOut, error) {
+		if err := h.admit(in.Fence); err != nil {
+			return contract.VerifyOut{}, err
+		}
+		now := w.env.Now()
+		for _, p := range h.points {
+			if p.PointRef == in.Point {
+				return contract.VerifyOut{Point: in.Point, VerifiedAt: p.VerifiedAt}, nil
+			}
+		}
+		w.built = append(w.built, in)
+		h.points = append(h.points, contract.PointView{PointRef: in.Point, TakenAt: in.TakenAt, VerifiedAt: now, Primary: in.Primary})
+		return contract.VerifyOut{Point: in.Point, VerifiedAt: now, Points: len(h.points)}, nil
+	})
+	for _, a := range []contract.Activity[contract.PointIn, contract.SettleOut]{contract.Settle, contract.Abandon} {
+		serve(w, a, func(h *fakeHost, in contract.PointIn) (contract.SettleOut, error) {
+			return contract.SettleOut{}, h.admit(in.Fence)
+		})
+	}
+	serve(w, contract.Discard, func(h *fakeHost, in contract.PointIn) (contract.None, error) {
+		return contract.None{}, h.admit(in.Fence)
+	})
+	serve(w, contract.Prune, func(h *fakeHost, in contract.PruneIn) (contract.PruneOut, error) {
+		return contract.PruneOut{}, h.admit(in.Fence)
+	})
+	serve(w, contract.Points, func(h *fakeHost, _ contract.PointsIn) (contract.PointsOut, error) {
+		return contract.PointsOut{Points: slices.Clone(h.points)}, nil
+	})
+}
+
+func (w *world) oldestWrite(now time.Time) *time.Time {
+	t := w.captured.Add(time.Second)
+	if w.idle || t.After(now) {
+		return nil
+	}
+	if w.captured.IsZero() {
+		t = now
+	}
+	return &t
+}
+
+func (w *world) serveHosts() {
+	serve(w, contract.Preflight, func(h *fakeHost, in contract.PreflightIn) (contract.PreflightOut, error) {
+		return contract.PreflightOut{
+			Facts: model.HostFacts{Host: h.id, LinkAddress: string(h.id) + ":7450"}, VM: in.VM, Disks: []model.Disk{{Target: "vda"}}, Running: h.running,
+		}, nil
+	})
+	serve(w, contract.Observe, func(h *fakeHost, in contract.ObserveIn) (model.Observation, error) {
+		now := w.env.Now()
+		o := model.Observation{At: now, Running: h.running, State: "running", DirtyBytes: 0, SamplePeriod: 1}
+		if !h.running {
+			o.State = "shut off"
+		}
+		if !w.idle {
+			o.OldestWrite, o.DirtyBytes, o.WriteReqs = w.oldestWrite(now), 1<<20, 10
+		}
+		return o, h.admit(in.Fence)
+	})
+	serve(w, contract.Retire, func(*fakeHost, contract.RetireIn) (contract.RetireOut, error) {
+		return contract.RetireOut{Leftovers: []string{}}, nil
+	})
+	serve(w, contract.Witness, func(_ *fakeHost, in contract.WitnessIn) (contract.WitnessOut, error) {
+		return contract.WitnessOut{Alive: w.witness, Detail: "asked " + string(in.Host)}, nil
+	})
+	serve(w, contract.Seal, func(h *fakeHost, in contract.SealIn) (contract.SealOut, error) {
+		old := h.floor
+		return contract.SealOut{Floor: old, Running: h.running}, h.admit(in.Fence)
+	})
+	serve(w, contract.Surrender, func(h *fakeHost, in contract.SurrenderIn) (contract.EvidenceOut, error) {
+		if err := h.admit(in.Fence); err != nil {
+			return contract.EvidenceOut{}, err
+		}
+		h.running = false
+		return w.evidence(model.EvidenceSurrendered, in.Generation)
+	})
+	serve(w, contract.Materialize, func(h *fakeHost, in contract.MaterializeIn) (contract.MaterializeOut, error) {
+		return contract.MaterializeOut{Point: in.Point, Disks: []model.Disk{{Target: "vda"}}}, h.admit(in.Fence)
+	})
+	serve(w, contract.Start, func(h *fakeHost, in contract.StartIn) (contract.StartOut, error) {
+		for _, other := range w.hosts {
+			if other.running && other != h {
+				w.t.Errorf("a second copy is started on %s while one runs on %s", h.id, other.id)
+			}
+		}
+		h.running = true
+		w.started = append(w.started, in.Point)
+		return contract.StartOut{StartedAt: w.env.Now()}, h.admit(in.Fence)
+	})
+	serve(w, contract.Confirm, func(h *fakeHost, _ contract.ConfirmIn) (contract.ConfirmOut, error) {
+		return contract.ConfirmOut{Running: h.running}, nil
+	})
+	serve(w, contract.Dismantle, func(h *fakeHost, in contract.StartIn) (contract.None, error) {
+		h.running = false
+		return contract.None{}, h.admit(in.Fence)
+	})
+	serve(w, contract.Inspect, func(h *fakeHost, _ contract.InspectIn) (contract.InspectOut, error) {
+		return contract.InspectOut{Facts: model.HostFacts{Host: h.id}}, nil
+	})
+}
+
+// --- telling a story ------------------------------------------------------------------------------------------------------
+
+func policy() model.Policy {
+	p := model.DefaultPolicy()
+	p.RPO = 20 * time.Second
+	return p
+}
+
+func protectIn(p model.Policy) contract.ProtectIn {
+	return contract.ProtectIn{Spec: contract.ProtectSpec{VM: theVM, Primary: hostA, Standby: hostB, Policy: p}}
+}
+
+// at does something at a moment after the start.
+func (w *world) at(d time.Duration, do func()) { w.env.RegisterDelayedCallback(do, d) }
+
+// protect runs a protection until the story ends it at the given moment.
+func (w *world) protect(in contract.ProtectIn, end time.Duration) {
+	w.env.SetStartWorkflowOptions(startOptions())
+	w.at(end, w.env.CancelWorkflow)
+	w.env.ExecuteWorkflow(ProtectVM, in)
+	require.True(w.t, w.env.IsWorkflowCompleted())
+}
+
+func (w *world) state() contract.ProtectState {
+	w.t.Helper()
+	v, err := w.env.QueryWorkflow(contract.QueryDescribe.Name)
+	require.NoError(w.t, err)
+	var out contract.DescribeOut
+	require.NoError(w.t, v.Get(&out))
+	return out.State
+}
+
+func (w *world) record() model.Record {
+	w.t.Helper()
+	r, err := w.records.Read(context.Background(), theVM.UUID)
+	require.NoError(w.t, err)
+	return r
+}
+
+func (w *world) count(call string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, c := range w.calls {
+		if c == call || strings.HasPrefix(c, call+"@") {
+			n++
+		}
+	}
+	return n
+}
+
+func signal[T any](w *world, s contract.Signal[T], v T) { w.env.SignalWorkflow(s.Name, v) }
+
+// answer of an update.
+type answer[Out any] struct {
+	Out      Out
+	Err      error
+	Refused  bool
+	Accepted bool
+	Done     bool
+}
+
+func update[In, Out any](w *world, u contract.Update[In, Out], in In) *answer[Out] {
+	a := &answer[Out]{}
+	w.updates++
+	w.env.UpdateWorkflow(u.Name, fmt.Sprintf("%s-%d", u.Name, w.updates), &testsuite.TestUpdateCallback{
+		OnAccept: func() { a.Accepted = true },
+		OnReject: func(err error) { a.Refused, a.Err = true, err },
+		OnComplete: func(v any, err error) {
+			a.Done, a.Err = true, err
+			if out, ok := v.(Out); ok {
+				a.Out = out
+			}
+		},
+	}, in)
+	return a
+}
+
+func (w *world) crashVM() {
+	w.hosts[hostA].running = false
+	signal(w, contract.SigVMEvent, contract.VMEventIn{Host: hostA, Event: model.Event{VM: theVM, Kind: model.EventCrashed, Detail: "killed"}})
+}
+
+// loseHost: power loss of the primary, noticed by its watch.
+func (w *world) loseHost() {
+	w.hosts[hostA].off, w.hosts[hostA].running = true, false
+	signal(w, contract.SigHostSuspect, contract.HostSignalIn{Host: hostA, Detail: "no heartbeats"})
+}
+
+// cutHost: the primary runs on, but nobody reaches it.
+func (w *world) cutHost() {
+	w.hosts[hostA].cutOff = true
+	signal(w, contract.SigHostSuspect, contract.HostSignalIn{Host: hostA, Detail: "no heartbeats"})
+}
+
+func (w *world) hostIsBack(h model.HostID) {
+	w.hosts[h].cutOff, w.hosts[h].off = false, false
+	signal(w, contract.SigHostRecovered, contract.HostSignalIn{Host: h, Facts: &model.HostFacts{Host: h, LinkAddress: string(h) + ":7450"}})
+}
+
+func alertNames(st contract.ProtectState) []string {
+	var out []string
+	for _, a := range st.Alerts {
+		out = append(out, a.Name)
+	}
+	return out
+}
+
+type silentLog struct{}
+
+func (silentLog) Debug(string, ...any) {}
+func (silentLog) Info(string, ...any)  {}
+func (silentLog) Warn(string, ...any)  {}
+func (silentLog) Error(string, ...any) {}
+
+func startOptions() client.StartWorkflowOptions {
+	return client.StartWorkflowOptions{ID: contract.ProtectID(theVM.UUID), TaskQueue: contract.ControlQueue}
+}
