@@ -33,8 +33,7 @@ func (w *watcher) events(ctx context.Context, subscribe func(ctx context.Context
 			if err != nil {
 				w.log.Warn("no_events_from_libvirt", "error", err)
 			} else {
-				in = ch
-				ask()
+				in = ch // ask is called with the first connection too
 			}
 		}
 		select {

@@ -111,7 +111,9 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	if reserve <= 0 {
 		reserve = -1
 	}
-	a.store, err = recoverypoint.Open(filepath.Join(opts.StateDir, "replicas"), recoverypoint.Options{Reserve: reserve, RunDir: opts.RunDir})
+	a.store, err = recoverypoint.Open(filepath.Join(opts.StateDir, "replicas"), recoverypoint.Options{
+		Reserve: reserve, RunDir: filepath.Join(opts.RunDir, "nbd"), // a private folder: QEMU must reach the other one
+	})
 	if err != nil {
 		return nil, err
 	}
