@@ -48,7 +48,11 @@ func doctor(c *call) error {
 	}
 	out := doctorView{MessageType: "doctor", OK: true, Hosts: examine(c, states)}
 	if c.String("host") == "" {
-		out.Hosts = append([]diagnosisView{controlPlane(c, states)}, out.Hosts...)
+		control, err := controlPlane(c, states)
+		if err != nil {
+			return err
+		}
+		out.Hosts = append([]diagnosisView{control}, out.Hosts...)
 	}
 	bad := 0
 	for i := range out.Hosts {
@@ -82,24 +86,30 @@ func patients(c *call) ([]contract.HostWatchState, error) {
 	return c.s.Hosts(c.Context.Context)
 }
 
-// controlPlane judges what can be seen from here; that it answered at all is half of it.
-func controlPlane(c *call, states []contract.HostWatchState) diagnosisView {
+// controlPlane judges what can be seen from here.
+func controlPlane(c *call, states []contract.HostWatchState) (diagnosisView, error) {
+	n, err := c.s.Servers(c.Context.Context)
+	if err != nil {
+		return diagnosisView{}, err
+	}
+	server := model.Check{Name: "server", OK: n > 0, Detail: fmt.Sprintf("%d at work", n)}
+	if !server.OK {
+		server.Try = "understudy server on the control host"
+	}
 	heard := 0
 	for _, s := range states {
 		if !s.Silent {
 			heard++
 		}
 	}
-	hosts := model.Check{Name: "hosts", OK: heard >= 2, Detail: fmt.Sprintf("%d hosts known, %d heard", len(states), heard)}
+	hosts := model.Check{Name: "hosts", OK: heard >= 2, Detail: fmt.Sprintf("%d known, %d heard", len(states), heard)}
 	if !hosts.OK {
 		hosts.Detail += ": a protection needs two"
 		hosts.Try = "understudy agent --host NAME --temporal-address " + c.String("temporal-address") + " on each libvirt host"
 	}
 	return diagnosisView{Host: "control", Checks: []model.Check{
-		{Name: "temporal", OK: true, Detail: "answers at " + c.String("temporal-address")},
-		{Name: "server", OK: true, Detail: "answers queries"},
-		hosts,
-	}}
+		{Name: "temporal", OK: true, Detail: "answers at " + c.String("temporal-address")}, server, hosts,
+	}}, nil
 }
 
 // examine asks all hosts at once: one that hangs must not hold the others up.

@@ -30,6 +30,7 @@ type service interface {
 	Describe(ctx context.Context, uuid string) (contract.DescribeOut, error)
 	List(context.Context) ([]contract.DescribeOut, error)
 	Hosts(context.Context) ([]contract.HostWatchState, error)
+	Servers(context.Context) (int, error)
 	Host(context.Context, model.HostID) (contract.HostWatchState, error)
 	Inspect(context.Context, model.HostID, contract.InspectIn) (contract.InspectOut, error)
 	Locate(ctx context.Context, vm string, on model.HostID) (model.DomainFacts, model.HostID, error)

@@ -27,7 +27,6 @@ type call struct {
 	*env
 	s      service
 	output ui.Output
-	// prepared is what check returned before anybody was asked.
 }
 
 func (e *env) command(v verb) *cli.Command {

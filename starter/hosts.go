@@ -148,3 +148,24 @@ func (c *Client) AgentStarted(ctx context.Context, facts model.HostFacts) error 
 	}, contract.HostWatchName, contract.HostWatchIn{Host: facts.Host})
 	return c.failure(ctx, err, aboutHost(facts.Host))
 }
+
+// Servers counts the server processes that took work from the control queue lately. A query alone cannot tell: where
+// nothing is protected, there is nothing to ask.
+func (c *Client) Servers(ctx context.Context) (int, error) {
+	askCtx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	d, err := c.t.DescribeTaskQueue(askCtx, contract.ControlQueue, enumspb.TASK_QUEUE_TYPE_ACTIVITY)
+	if err != nil {
+		return 0, c.failure(ctx, err, subject{gone: "the control queue does not exist", try: "understudy server on the control host"})
+	}
+	n := 0
+	for _, p := range d.GetPollers() {
+		if time.Since(p.GetLastAccessTime().AsTime()) < pollPeriod {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// pollPeriod is how long one poll lasts at most, with room for a slow machine.
+const pollPeriod = 90 * time.Second
