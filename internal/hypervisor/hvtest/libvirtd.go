@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -43,6 +42,7 @@ for m in run:/run/libvirt lib:/var/lib/libvirt etc:/etc/libvirt log:/var/log/lib
   mount --bind "$D/${m%%:*}" "${m#*:}"
 done
 set +e
+echo up
 (while :; do libvirtd </dev/null >>"$D/libvirtd.out" 2>&1; sleep 0.2; done) &
 while read -r line; do eval "$line" >>"$D/init.out" 2>&1; echo "done $?"; done
 `
@@ -72,14 +72,16 @@ func StartLibvirtd(t testing.TB) *Libvirtd {
 	l.config(t)
 	cmd := exec.Command("unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--propagation", "private",
 		"bash", "-c", initScript, "init", dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	l.in, err = cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	l.out = bufio.NewReader(out)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
+	stderr, err := os.Create(filepath.Join(dir, "init.err"))
+	require.NoError(t, err)
+	defer stderr.Close()
+	cmd.Stderr = stderr
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		l.in.Close()
@@ -88,12 +90,10 @@ func StartLibvirtd(t testing.TB) *Libvirtd {
 		_, _ = io.Copy(io.Discard, out)
 		_ = cmd.Wait() // the namespace was ended on purpose: its status says nothing
 	})
-	l.await(t, func() string {
-		if stderr.Len() > 0 {
-			t.Skipf("no namespaces here: %s", stderr.String())
-		}
-		return l.words("libvirtd.out")
-	})
+	if _, err := l.out.ReadString('\n'); err != nil {
+		t.Skipf("no namespaces here: %s", l.words("init.err"))
+	}
+	l.await(t)
 	return l
 }
 
@@ -127,7 +127,7 @@ func (l *Libvirtd) words(file string) string {
 }
 
 // await waits until libvirtd answers.
-func (l *Libvirtd) await(t testing.TB, why func() string) {
+func (l *Libvirtd) await(t testing.TB) {
 	t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		rpc, err := l.connect()
@@ -136,7 +136,7 @@ func (l *Libvirtd) await(t testing.TB, why func() string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			require.NoError(t, err, why())
+			require.NoError(t, err, l.words("libvirtd.out"))
 		}
 	}
 }
@@ -170,7 +170,7 @@ func (l *Libvirtd) signal(t testing.TB, name string) {
 func (l *Libvirtd) Restart(t testing.TB) {
 	t.Helper()
 	l.signal(t, "KILL")
-	l.await(t, func() string { return l.words("libvirtd.out") })
+	l.await(t)
 }
 
 // Stop freezes libvirtd until cont is called.

@@ -59,8 +59,8 @@ func (c *Client) Capture(ctx context.Context, uuid string, spec hypervisor.Captu
 	}
 	start := time.Now()
 	got, err := c.begin(ctx, what, uuid, spec, r)
-	thawed, thawErr := c.thaw(ctx, uuid, spec.FreezeTimeout)
-	got.Stall += time.Since(start) - got.Stall + frozen.took
+	thawed, thawErr := c.thaw(ctx, uuid, spec.FreezeTimeout, 3)
+	got.Stall = frozen.took + time.Since(start)
 	if thawErr != nil {
 		stuck := model.Fail(model.QuiesceFailed, thawErr, "%s: the guest was frozen and its agent does not thaw it", what).
 			WithTry("virsh domfsthaw " + uuid + "; if that fails, restart qemu-guest-agent on the guest's console or reset the VM")

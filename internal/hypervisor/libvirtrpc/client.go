@@ -66,8 +66,8 @@ func Lazy(socket string, log *slog.Logger) *Client {
 
 // Close ends all connections and with them the calls under way.
 func (c *Client) Close() error {
-	c.stop()
 	c.mu.Lock()
+	c.stop()
 	idle := c.idle
 	c.idle = nil
 	c.mu.Unlock()
@@ -106,6 +106,17 @@ func (c *Client) take(ctx context.Context) (*conn, error) {
 	return k, nil
 }
 
+// working counts a goroutine that Close waits for; false when the client is closed.
+func (c *Client) working() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx.Err() != nil {
+		return false
+	}
+	c.work.Add(1)
+	return true
+}
+
 func (c *Client) give(k *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -130,12 +141,15 @@ func call[T any](ctx context.Context, c *Client, what string, f func(l *libvirt.
 	if err != nil {
 		return none, err
 	}
+	if !c.working() {
+		k.close()
+		return none, model.Fail(model.Unreachable, nil, "%s: the connection was closed by us", what)
+	}
 	type result struct {
 		v   T
 		err error
 	}
 	done := make(chan result, 1)
-	c.work.Add(1)
 	go func() {
 		defer c.work.Done()
 		v, err := f(k.rpc)

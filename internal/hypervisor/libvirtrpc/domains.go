@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"strings"
 
 	libvirt "github.com/digitalocean/go-libvirt"
@@ -151,24 +152,26 @@ func measure(l *libvirt.Libvirt, dom libvirt.Domain, disk *hypervisor.Disk, size
 	if disk.Path == "" {
 		return nil
 	}
-	if sizes != nil {
-		disk.Size, disk.Allocated = sizes[disk.Target].capacity, sizes[disk.Target].allocated
-		return nil
+	got, known := sizes[disk.Target], sizes != nil
+	if !known {
+		allocated, capacity, _, err := l.DomainGetBlockInfo(dom, disk.Target, 0)
+		switch n := code(err); {
+		case err != nil && (n == libvirt.ErrOk || n == libvirt.ErrOperationTimeout):
+			return err // the connection or whoever holds the domain, not the disk
+		case err != nil && disk.Problem == "" && !disk.ReadOnly:
+			disk.Problem = "its image cannot be read: " + err.Error()
+			return nil
+		}
+		got = size{clip(capacity), clip(allocated)}
 	}
-	allocated, capacity, _, err := l.DomainGetBlockInfo(dom, disk.Target, 0)
-	switch {
-	case err != nil && code(err) == libvirt.ErrOk:
-		return err // the connection, not the disk
-	case err != nil && disk.Problem == "" && !disk.ReadOnly:
-		disk.Problem = "its image cannot be read: " + err.Error()
-	case err != nil:
-	case capacity > uint64(model.MaxDiskSize):
+	disk.Size, disk.Allocated = got.capacity, got.allocated
+	if disk.Size > model.MaxDiskSize && disk.Problem == "" {
 		disk.Problem = fmt.Sprintf("is larger than %d bytes", model.MaxDiskSize)
-	default:
-		disk.Size, disk.Allocated = int64(capacity), int64(min(allocated, uint64(model.MaxDiskSize)))
 	}
 	return nil
 }
+
+func clip(n uint64) int64 { return int64(min(n, math.MaxInt64)) }
 
 func stateOf(state, reason int32) (hypervisor.State, string) {
 	word := func(words ...string) string {

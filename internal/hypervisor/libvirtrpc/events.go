@@ -2,6 +2,7 @@ package libvirtrpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,15 +17,16 @@ const (
 	longPause   = 2 * time.Second
 )
 
+var errLost = errors.New("the connection was lost")
+
 // Events implements hypervisor.Hypervisor.
 func (c *Client) Events(ctx context.Context, reconnected func()) (<-chan model.Event, error) {
-	if err := c.ctx.Err(); err != nil {
-		return nil, model.Fail(model.Unreachable, err, "the connection to libvirtd was closed by us")
+	if !c.working() {
+		return nil, model.Fail(model.Unreachable, nil, "the connection to libvirtd was closed by us")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	unhook := context.AfterFunc(c.ctx, cancel)
 	out := make(chan model.Event)
-	c.work.Add(1)
 	go func() {
 		defer c.work.Done()
 		defer close(out)
@@ -60,17 +62,25 @@ func (c *Client) listen(ctx context.Context, reconnected func(), out chan<- mode
 	}
 	defer k.close() // ends go-libvirt's goroutines too
 	stop := context.AfterFunc(setup, k.close)
-	// The subscriptions' own context never ends by itself: go-libvirt would then make calls on a connection that may hang.
-	lifecycle, err := k.rpc.SubscribeEvents(context.Background(), libvirt.DomainEventIDLifecycle, nil)
+	// The subscriptions end after the connection: go-libvirt makes a call to end one, and that may hang.
+	subscribed, unsubscribe := context.WithCancel(context.WithoutCancel(ctx))
+	end := func(ch <-chan any) {
+		k.close()
+		unsubscribe()
+		for range ch { // go-libvirt waits for its receiver without end
+		}
+	}
+	defer unsubscribe()
+	lifecycle, err := k.rpc.SubscribeEvents(subscribed, libvirt.DomainEventIDLifecycle, nil)
 	if err != nil {
 		return false, err
 	}
-	defer drain(k, lifecycle)
-	ioErrors, err := k.rpc.SubscribeEvents(context.Background(), libvirt.DomainEventIDIoErrorReason, nil)
+	defer end(lifecycle)
+	ioErrors, err := k.rpc.SubscribeEvents(subscribed, libvirt.DomainEventIDIoErrorReason, nil)
 	if err != nil {
 		return false, err
 	}
-	defer drain(k, ioErrors)
+	defer end(ioErrors)
 	if !stop() {
 		return false, fmt.Errorf("libvirtd did not take the subscriptions: %w", context.Cause(setup))
 	}
@@ -84,12 +94,12 @@ func (c *Client) listen(ctx context.Context, reconnected func(), out chan<- mode
 		case raw, ok = <-lifecycle:
 		case raw, ok = <-ioErrors:
 		case <-k.sock.dead:
-			return true, fmt.Errorf("the connection was lost")
+			return true, errLost
 		case <-ctx.Done():
 			return true, ctx.Err()
 		}
 		if !ok {
-			return true, fmt.Errorf("the connection was lost")
+			return true, errLost
 		}
 		e, told := translate(raw)
 		if !told {
@@ -101,13 +111,6 @@ func (c *Client) listen(ctx context.Context, reconnected func(), out chan<- mode
 		case <-ctx.Done():
 			return true, ctx.Err()
 		}
-	}
-}
-
-// drain closes the connection and takes what is left, because go-libvirt waits for its receiver without end.
-func drain(k *conn, ch <-chan any) {
-	k.close()
-	for range ch {
 	}
 }
 

@@ -3,6 +3,7 @@ package libvirtrpc
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	libvirt "github.com/digitalocean/go-libvirt"
@@ -49,8 +50,8 @@ func (c *Client) freeze(ctx context.Context, what, uuid string, timeout time.Dur
 	if err == nil {
 		return freezing{n, time.Since(start)}, nil
 	}
-	if isKind(err, model.Unreachable) || code(err) != libvirt.ErrOk {
-		if _, thawErr := c.thaw(ctx, uuid, timeout); thawErr != nil {
+	if isKind(err, model.Unreachable, model.QuiesceFailed) && !neverAsked(err) {
+		if _, thawErr := c.thaw(ctx, uuid, timeout, 1); thawErr != nil {
 			return freezing{}, model.Fail(model.QuiesceFailed, errors.Join(err, thawErr),
 				"%s: the guest agent did not freeze it, and whether it is thawed is not known", what).WithTry("virsh domfsthaw " + uuid)
 		}
@@ -61,10 +62,16 @@ func (c *Client) freeze(ctx context.Context, what, uuid string, timeout time.Dur
 	return freezing{}, model.Fail(model.QuiesceFailed, err, "%s: the guest agent did not freeze it", what)
 }
 
+// neverAsked says that the agent did not get the call.
+func neverAsked(err error) bool {
+	var e libvirt.Error
+	return errors.As(err, &e) && strings.Contains(e.Message, "not connected")
+}
+
 // thaw thaws the guest's file systems, also when ctx has ended, and tells how many it was. Thawing what is not frozen is fine.
-func (c *Client) thaw(ctx context.Context, uuid string, timeout time.Duration) (int32, error) {
+func (c *Client) thaw(ctx context.Context, uuid string, timeout time.Duration, tries int) (int32, error) {
 	var last error
-	for range 3 {
+	for range tries {
 		try, cancel := aftercare(ctx, timeout+thawTime)
 		n, err := call(try, c, "thawing domain "+uuid, func(l *libvirt.Libvirt) (int32, error) {
 			dom, err := byUUID(l, uuid)

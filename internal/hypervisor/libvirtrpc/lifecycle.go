@@ -53,14 +53,14 @@ func (c *Client) Undefine(ctx context.Context, uuid string) error {
 	return err
 }
 
-// Start implements hypervisor.Hypervisor.
+// Start implements hypervisor.Hypervisor. It boots: memory that was saved by managedsave belongs to disks of another time.
 func (c *Client) Start(ctx context.Context, uuid string) error {
 	return c.do(ctx, "starting domain "+uuid, func(l *libvirt.Libvirt) error {
 		dom, err := byUUID(l, uuid)
 		if err != nil {
 			return err
 		}
-		_, err = l.DomainCreateWithFlags(dom, 0)
+		_, err = l.DomainCreateWithFlags(dom, uint32(libvirt.DomainStartForceBoot))
 		if code(err) != libvirt.ErrOperationInvalid {
 			return err
 		}

@@ -31,7 +31,7 @@ func paramsOf(r libvirt.DomainStatsRecord) params {
 func (p params) num(key string) (int64, bool) {
 	switch v := p[key].(type) {
 	case uint64:
-		return int64(min(v, 1<<63-1)), true
+		return clip(v), true
 	case int64:
 		return v, true
 	case uint32:
