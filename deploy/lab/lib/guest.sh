@@ -100,6 +100,5 @@ remove_guest() { # HOST NAME
 
 order_guest() { # HOST NAME ORDER: heard by guest/orders.sh
   [[ $(inside "$1" virsh -q domstate "$2" 2>&1) == running* ]] || die "$2 does not run on $1"
-  # Newlines around it: what an interrupted order left in the line must not become part of this one.
-  printf '\n%s\n' "$3" | inside "$1" socat -u - "UNIX-CONNECT:/run/lab/in/$2.sock"
+  inside "$1" bash "$LAB_BASE/lib/order-client" "/run/lab/in/$2.sock" "$3" || die "$2 did not take the order \"$3\": lab console $1 $2"
 }

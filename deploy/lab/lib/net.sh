@@ -124,8 +124,13 @@ has_netem() { in_net net tc qdisc add dev lo root netem 2>/dev/null && in_net ne
 
 rate_bytes() { # 10mbit → bytes a second
   [[ $1 =~ ^([0-9]+)([kmg]?)bit$ ]] || usage_error "\"$1\" is not a rate, such as 10mbit"
-  local -A unit=([""]=1 [k]=1000 [m]=1000000 [g]=1000000000)
-  echo $((BASH_REMATCH[1] * ${unit["${BASH_REMATCH[2]}"]} / 8))
+  local n=${BASH_REMATCH[1]}
+  case ${BASH_REMATCH[2]} in
+    k) n=$((n * 1000)) ;;
+    m) n=$((n * 1000000)) ;;
+    g) n=$((n * 1000000000)) ;;
+  esac
+  echo $((n / 8))
 }
 
 shape() { # NS DEV RATE DELAY
