@@ -62,3 +62,24 @@ func TestAnOpenSnapshotIsReadAsItWasWhileTheGuestWritesOn(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, -1, n)
 }
+
+func TestWhatAPointDoesNotHoldIsSaidBeforehand(t *testing.T) {
+	ctx := context.Background()
+	hv, dir := fake.New(), t.TempDir()
+	require.NoError(t, hv.CreateImage(filepath.Join(dir, "vda.raw"), model.FormatRaw, 1<<20))
+	_, err := hv.Define(ctx, `<domain type='qemu'><name>db1</name><uuid>`+vm.UUID+`</uuid><os><kernel>/boot/vmlinuz</kernel><nvram>/v.fd</nvram></os><devices>
+<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='`+dir+`/vda.raw'/><target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='/seed.iso'/><target dev='sda' bus='sata'/></disk>
+<tpm model='tpm-crb'/></devices></domain>`)
+	require.NoError(t, err)
+	got, err := newDirs(t).warnings(hv)
+	require.NoError(t, err)
+	require.Len(t, got, 5)
+	for i, want := range []string{"disk vda: a raw image", "sda (/seed.iso) is not replicated", "kernel /boot/vmlinuz", "UEFI variables", "virtual TPM"} {
+		require.Contains(t, got[i], want)
+	}
+}
+
+func (d dirs) warnings(hv snapshot.Hypervisor) ([]string, error) {
+	return snapshot.New(hv, snapshot.Options{Host: "host-a", RunDir: d.run, StateDir: d.state}).Warnings(context.Background(), vm.UUID)
+}
