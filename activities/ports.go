@@ -95,7 +95,7 @@ type Watched struct {
 	Generation model.Generation
 	RPO        time.Duration  // 0: as before
 	Committed  model.PointRef // zero: as before
-	Runs       bool           // it was just started
+	Started    time.Time      // its QEMU was started from a point, at this time or a little later; zero: not now
 }
 
 // Self describes this host.

@@ -22,11 +22,15 @@ func (h *Host) start(ctx context.Context, in contract.StartIn) (contract.StartOu
 	if err := h.admit(in.Fence); err != nil {
 		return contract.StartOut{}, toWire(err)
 	}
+	began := h.Now()
 	at, err := h.Restorer.Start(ctx, in.VM, in.Point, in.Generation)
 	if err != nil {
 		return contract.StartOut{}, toWire(err)
 	}
-	h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation, Runs: true})
+	if at.Before(began) { // it runs since an earlier attempt
+		began = at
+	}
+	h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation, Started: began})
 	return contract.StartOut{StartedAt: at}, nil
 }
 

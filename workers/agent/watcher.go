@@ -188,12 +188,14 @@ func (w *watcher) Serve(in activities.Watched) {
 		w.vms[in.VM.UUID] = e
 	}
 	before := *e
+	if !in.Started.IsZero() {
+		e.started(in.Generation, in.Started)
+	}
 	e.VM, e.Generation, e.Muted = in.VM, max(e.Generation, in.Generation), false
 	if in.RPO > 0 {
 		e.RPO = in.RPO
 	}
 	e.committed(in.Committed)
-	e.Runs = e.Runs || in.Runs
 	if !ok || before.Generation != e.Generation || before.Muted || before.RPO != e.RPO || before.Committed != e.Committed || before.Runs != e.Runs {
 		w.list.save(e)
 	}
@@ -219,7 +221,7 @@ func (w *watcher) Captured(vm model.VMRef, p model.PointRef, takenAt time.Time) 
 		if e.Blind {
 			oldest = nil
 		}
-		e.Runs = true
+		e.Runs, e.down = true, false
 	})
 	return oldest
 }
@@ -278,9 +280,12 @@ func (w *watcher) Observe(ctx context.Context, vm model.VMRef) (model.Observatio
 	o.Running, o.State = d.State.Active(), string(d.State)
 	e.trend.tell(e.Meter.rate) // the protection knows it now
 	e.tell = ""
-	if o.Running && !e.Runs {
-		e.Runs = true
-		w.list.save(e)
+	if o.Running {
+		e.down = false
+		if !e.Runs {
+			e.Runs = true
+			w.list.save(e)
+		}
 	}
 	return o, nil
 }

@@ -248,3 +248,17 @@ func TestCountersThatDoNotAnswerMakeExposureLongerNotShorter(t *testing.T) {
 	r.tick(t, 0)
 	require.WithinDuration(t, sampled, *r.vms[db1.UUID].Meter.exposure(), 0)
 }
+
+func TestAVMThatComesBackIsNotChargedWithItsFormerLife(t *testing.T) {
+	r := newRig(t, filepath.Join(t.TempDir(), "watch"), running(), &plane{})
+	r.cycle(t, 1)
+	r.tick(t, 4096) // it wrote, the host died, another host took over and gave it back
+	started := r.clock.Add(time.Minute)
+	r.clock = started
+	r.Serve(activities.Watched{VM: db1, Generation: 3, Started: started})
+	require.Nil(t, r.vms[db1.UUID].Meter.exposure())
+	r.tick(t, 4096)
+	require.WithinDuration(t, started, *r.vms[db1.UUID].Meter.exposure(), 0)
+	r.Serve(activities.Watched{VM: db1, Generation: 3, Started: r.clock}) // the answer of start was lost
+	require.WithinDuration(t, started, *r.vms[db1.UUID].Meter.exposure(), 0)
+}

@@ -31,6 +31,16 @@ type entry struct {
 	tell   string // why a signal is due that the budget held back; empty for none
 }
 
+// started begins a new account: what was written here in an earlier role is not in this VM. A repeated start of the same
+// generation changes nothing.
+func (e *entry) started(g model.Generation, at time.Time) {
+	if g > e.Generation {
+		e.Meter = meter{Last: &sample{At: at}}
+		e.Blind = false
+	}
+	e.Runs, e.down = true, false
+}
+
 // committed takes in that a point is verified; one of a capture that this entry saw ends its blindness.
 func (e *entry) committed(p model.PointRef) {
 	for _, c := range e.Meter.Open {
