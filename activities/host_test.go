@@ -42,6 +42,14 @@ type fakeStore struct {
 	onProve   func()
 	removeErr error
 	removed   bool
+	holds     []model.Hold
+	dropped   []string
+}
+
+func (f *fakeStore) Holds(context.Context, model.VMRef) ([]model.Hold, error) { return f.holds, nil }
+func (f *fakeStore) Deactivate(_ context.Context, _ model.VMRef, name string) error {
+	f.dropped = append(f.dropped, name)
+	return nil
 }
 
 func (f *fakeStore) Usage() (int64, int64, error) { return f.free, 1 << 40, nil }
@@ -322,4 +330,15 @@ func TestWhatRetireCannotRemoveIsListedAndKeepsTheFloor(t *testing.T) {
 	floor, err = f.floors.Get(db1.UUID)
 	require.NoError(t, err)
 	require.Zero(t, floor.Generation)
+}
+
+func TestTheRescueCopyGoesWhenThePolicyIsMetWithoutIt(t *testing.T) {
+	f := hostEnv(t)
+	f.store.holds = []model.Hold{{Name: "g3"}, {Name: "g5"}, {Name: "test-1"}}
+	for seq := model.Seq(10); seq < 13; seq++ {
+		require.Empty(t, f.store.dropped)
+		_, err := run(t, f, contract.Verify, contract.VerifyIn{Fence: under(5), Point: model.PointRef{Generation: 5, Seq: seq}, KeepLast: 3})
+		require.NoError(t, err)
+	}
+	require.Equal(t, []string{"g3"}, f.store.dropped)
 }

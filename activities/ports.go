@@ -51,6 +51,8 @@ type Store interface {
 	Points(ctx context.Context, vm model.VMRef) ([]model.Point, error)
 	Prune(ctx context.Context, vm model.VMRef, keepLast int) (dropped []model.Seq, postponed string, err error)
 	Discard(ctx context.Context, vm model.VMRef, p model.PointRef) error
+	Holds(ctx context.Context, vm model.VMRef) ([]model.Hold, error)
+	Deactivate(ctx context.Context, vm model.VMRef, name string) error
 	Remove(ctx context.Context, vm model.VMRef) error
 	BytesOnDisk(ctx context.Context, vm model.VMRef, p model.PointRef) (int64, error)
 	Usage() (free, total int64, err error)

@@ -2,9 +2,11 @@ package activities
 
 import (
 	"context"
+	"fmt"
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
+	"understudy/internal/restore"
 )
 
 // verifyProgress is the heartbeat of verify.
@@ -22,6 +24,7 @@ func (h *Host) verify(ctx context.Context, in contract.VerifyIn) (contract.Verif
 		return contract.VerifyOut{}, toWire(err)
 	}
 	// The point is committed and stays so whatever follows: retention is tried again after the next one.
+	h.dropFormerLives(ctx, in)
 	_, _, _ = h.Store.Prune(ctx, in.VM, in.KeepLast)
 	out := contract.VerifyOut{Point: point.PointRef, VerifiedAt: point.VerifiedAt, Points: 1}
 	if points, err := h.Store.Points(ctx, in.VM); err == nil {
@@ -31,6 +34,35 @@ func (h *Host) verify(ctx context.Context, in contract.VerifyIn) (contract.Verif
 		out.StoreFree = free
 	}
 	return out, nil
+}
+
+// dropFormerLives removes the overlays that the VM ran from here in earlier generations. They are its rescue copy until the
+// newer points alone are what the policy asks for; from then on their holds would only keep retention from working. One
+// that is in use stays.
+func (h *Host) dropFormerLives(ctx context.Context, in contract.VerifyIn) {
+	holds, err := h.Store.Holds(ctx, in.VM)
+	if err != nil || len(holds) == 0 {
+		return
+	}
+	points, err := h.Store.Points(ctx, in.VM)
+	if err != nil {
+		return
+	}
+	for _, hold := range holds {
+		var g model.Generation
+		if _, err := fmt.Sscanf(hold.Name, "g%d", &g); err != nil || restore.Set(g) != hold.Name || g >= in.Generation {
+			continue
+		}
+		newer := 0
+		for _, p := range points {
+			if p.Generation > g {
+				newer++
+			}
+		}
+		if newer >= in.KeepLast {
+			_ = h.Store.Deactivate(ctx, in.VM, hold.Name) // tried again after the next point
+		}
+	}
 }
 
 func (h *Host) proveAndCommit(ctx context.Context, in contract.VerifyIn, b *beat) (model.Point, error) {
