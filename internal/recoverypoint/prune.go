@@ -203,7 +203,8 @@ func (s *Store) apply(ctx context.Context, r *replica, op retention.Op) error {
 		if err := durable.Remove(r.home.point(op.Seq)); err != nil {
 			return err
 		}
-		r.points = slices.DeleteFunc(r.points, func(p model.Point) bool { return p.Seq == op.Seq })
+		r.points = slices.DeleteFunc(slices.Clone(r.points), func(p model.Point) bool { return p.Seq == op.Seq })
+		r.show()
 		return nil
 	case retention.Merge:
 		i := at(op.File)

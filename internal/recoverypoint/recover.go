@@ -19,6 +19,7 @@ import (
 // and then it has deleted nothing. A plan of retention is not run here: it may take long, and a failover cannot wait.
 func (s *Store) recover(_ context.Context, r *replica) error {
 	r.chain, r.points = chain{}, nil
+	r.view.Store(nil)
 	points, err := readPoints(r.home.points())
 	if err != nil {
 		return broken(r, err)

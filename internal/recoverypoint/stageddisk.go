@@ -381,7 +381,7 @@ func (d *stagedDisk) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := d.release(ctx); err != nil {
+	if err := d.release(); err != nil {
 		return err
 	}
 	if err := qemuimg.Sync(d.files.image); err != nil {
@@ -396,14 +396,14 @@ func (d *stagedDisk) finish(ctx context.Context) error {
 	return d.save(ack{Acked: d.spec.Size, Log: d.logged, Finished: true})
 }
 
-// release closes the image.
-func (d *stagedDisk) release(ctx context.Context) error {
+// release closes the image. Stopping is bounded by itself: a caller that gives up must not have qemu-nbd killed.
+func (d *stagedDisk) release() error {
 	if d.target == nil {
 		return nil
 	}
 	err := d.target.Close()
 	if d.server != nil {
-		err = errors.Join(err, d.server.Stop(ctx))
+		err = errors.Join(err, d.server.Stop(context.Background()))
 	}
 	d.target, d.server = nil, nil
 	return err
@@ -418,7 +418,7 @@ func (d *stagedDisk) close(save bool) {
 	if save && !d.ack.Finished && d.slot != nil && d.logged > 0 {
 		_ = d.journal(ctx)
 	}
-	_ = d.release(ctx)
+	_ = d.release()
 	for _, f := range []*os.File{d.log, d.slot} {
 		if f != nil {
 			_ = f.Close()

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -70,8 +71,28 @@ type replica struct {
 	// unsettled: something failed half way; recover runs before the next use.
 	unsettled bool
 
+	view atomic.Pointer[view] // nil: take the turn and look
+
 	hurryMu sync.Mutex
 	hurry   context.CancelFunc // ends a retention that is under way
+}
+
+// view is what can be read of a replica without its turn, which a merge may hold for long. It is never changed.
+type view struct {
+	chain  chain
+	points []model.Point
+	err    error
+}
+
+// show renews the view. The turn is held.
+func (r *replica) show() *view {
+	v := &view{chain: r.chain, points: r.points, err: r.broken}
+	if r.unsettled || v.err == nil && r.chain.Format == 0 {
+		r.view.Store(nil)
+		return v
+	}
+	r.view.Store(v)
+	return v
 }
 
 // Open opens the store at root, making it if needed, and finishes what a crash left: a commit that did not happen is
@@ -104,6 +125,7 @@ func Open(root string, opts Options) (*Store, error) {
 		case e.IsDir() && model.ValidUUID(e.Name()):
 			r := s.newReplica(e.Name())
 			r.broken = s.recover(context.Background(), r)
+			r.show()
 			s.vms[e.Name()] = r
 		}
 	}
@@ -251,7 +273,10 @@ func (s *Store) turnOf(ctx context.Context, vm model.VMRef, create bool) (*repli
 	}
 }
 
-func (r *replica) leave() { <-r.turn }
+func (r *replica) leave() {
+	r.show()
+	<-r.turn
+}
 
 // interrupt ends a retention under way: it is run to its end later.
 func (r *replica) interrupt() {
@@ -300,6 +325,7 @@ func (s *Store) writeChain(r *replica, c chain) error {
 		return ioFailure(err, "writing %s", r.home.chain())
 	}
 	r.chain = c
+	r.show()
 	return s.step("chain-written")
 }
 
@@ -330,17 +356,42 @@ func (r *replica) find(ref model.PointRef) (model.Point, bool) {
 	return r.points[i], true
 }
 
+// look gives what is listed, without waiting for retention.
+func (s *Store) look(ctx context.Context, vm model.VMRef) (*view, error) {
+	s.mu.Lock()
+	r, closed := s.vms[vm.UUID], s.closed
+	s.mu.Unlock()
+	if r != nil && !closed {
+		if v := r.view.Load(); v != nil {
+			return v, v.err
+		}
+	}
+	r, err := s.enter(ctx, vm, false)
+	if err != nil {
+		return nil, err
+	}
+	defer r.leave()
+	return r.show(), nil
+}
+
+func (v *view) find(ref model.PointRef) (model.Point, bool) {
+	i := slices.IndexFunc(v.points, func(p model.Point) bool { return p.PointRef == ref })
+	if i < 0 {
+		return model.Point{}, false
+	}
+	return v.points[i], true
+}
+
 // Points lists the committed points of a VM, oldest first. A VM without replica has none.
 func (s *Store) Points(ctx context.Context, vm model.VMRef) ([]model.Point, error) {
-	r, err := s.enter(ctx, vm, false)
+	v, err := s.look(ctx, vm)
 	if err != nil {
 		if model.KindOf(err) == model.NotFound {
 			return nil, nil
 		}
 		return nil, err
 	}
-	defer r.leave()
-	return slices.Clone(r.points), nil
+	return slices.Clone(v.points), nil
 }
 
 // Newest is the newest committed point of a VM; ok is false when there is none.
@@ -354,38 +405,33 @@ func (s *Store) Newest(ctx context.Context, vm model.VMRef) (p model.Point, ok b
 
 // Point is one committed point.
 func (s *Store) Point(ctx context.Context, vm model.VMRef, ref model.PointRef) (model.Point, error) {
-	r, err := s.enter(ctx, vm, false)
+	v, err := s.look(ctx, vm)
 	if err != nil {
 		return model.Point{}, err
 	}
-	defer r.leave()
-	p, ok := r.find(ref)
+	p, ok := v.find(ref)
 	if !ok {
 		return model.Point{}, noPoint(vm, ref)
 	}
 	return p, nil
 }
 
-// Images gives the files of a point's disks, in the order of its manifest.
+// Images gives the files of a point's disks, in the order of its manifest. They stay as they are while a hold exists;
+// without one, retention may merge them at any time.
 func (s *Store) Images(ctx context.Context, vm model.VMRef, ref model.PointRef) ([]model.Image, error) {
-	r, err := s.enter(ctx, vm, false)
+	v, err := s.look(ctx, vm)
 	if err != nil {
 		return nil, err
 	}
-	defer r.leave()
-	p, ok := r.find(ref)
+	p, ok := v.find(ref)
 	if !ok {
 		return nil, noPoint(vm, ref)
 	}
-	return r.images(p)
-}
-
-func (r *replica) images(p model.Point) ([]model.Image, error) {
 	images := make([]model.Image, 0, len(p.Disks))
 	for _, d := range p.Disks {
-		img, ok := r.chain.image(r.home, d.Target, p.Seq)
+		img, ok := v.chain.image(home(filepath.Join(s.root, vm.UUID)), d.Target, p.Seq)
 		if !ok {
-			return nil, model.Fail(model.ChainBroken, nil, "point %s has no layer of disk %s", p.PointRef, d.Target).WithVM(p.VM.Name)
+			return nil, model.Fail(model.ChainBroken, nil, "point %s has no layer of disk %s", ref, d.Target).WithVM(p.VM.Name)
 		}
 		images = append(images, img)
 	}
