@@ -34,9 +34,9 @@ verb_fence() {
   need_host "$host"
   [[ ! -e $LAB/$host/fence-fault ]] || die "the fence device of $host does not answer (lab fence-fault)"
   case $verb in
-    # No lock: a host that is just starting must not delay its own fencing. A boot that began before is killed with its init.
-    off) power_off "$host" || die "$host does not die: a process of it hangs in the kernel"; echo off ;;
-    status) verb_power "$host" ;;
+    # Under the lock, so that a host which is just starting is not taken for one that is off.
+    off) with_lock "$LAB/$host/lock" power_off "$host" || die "$host does not die: a process of it hangs in the kernel"; echo off ;;
+    status) with_lock "$LAB/$host/lock" verb_power "$host" ;;
     *) usage_error "fence off|status HOST" ;;
   esac
 }

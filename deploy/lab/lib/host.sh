@@ -34,6 +34,7 @@ is_on() { process_of "$LAB/$1/init" >/dev/null; }
 power_on() { # HOST, under its lock: returns when its init runs
   local d=$LAB/$1 outer pid i
   is_on "$1" && return
+  rm -f "$d/booted"
   make_link "$1"
   # The environment is the same whoever boots it, and no descriptor of ours (the lock!) may live on in it.
   env -i PATH="$PATH" HOME=/root LANG=C.UTF-8 \
@@ -49,6 +50,7 @@ power_on() { # HOST, under its lock: returns when its init runs
     kill -0 "$outer" 2>/dev/null || break
     sleep 0.01
   done
+  kill -9 "$outer" 2>/dev/null || true
   die "$1 did not start: $(tail -n 5 "$d/log/init.log")"
 }
 

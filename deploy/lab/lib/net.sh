@@ -51,13 +51,12 @@ make_link() { # HOST
 }
 
 remove_net() { # NS: kills what still lives in it, then lets it go
-  local f id p
+  local f p
   f=$(net_file "$1")
   if is_net "$f"; then
-    id=$(stat -L -c %i "$f")
-    for p in /proc/[0-9]*; do
-      [[ $(stat -L -c %i "$p/ns/net" 2>/dev/null) == "$id" ]] && kill -9 "${p#/proc/}" 2>/dev/null
-    done
+    while read -r p; do
+      kill -9 "$p" 2>/dev/null || true
+    done < <(find /proc/[0-9]*/ns -maxdepth 1 -name net -lname "net:\\[$(stat -L -c %i "$f")\\]" -printf "%h\n" 2>/dev/null | cut -d/ -f3)
     umount -l "$f"
   fi
   rm -f "$f"
