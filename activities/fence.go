@@ -7,6 +7,7 @@ import (
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
+	"understudy/internal/restore"
 )
 
 // seal raises the floor. The answer leaves only after the floor is on stable storage.
@@ -33,13 +34,26 @@ func (h *Host) surrender(ctx context.Context, in contract.SurrenderIn) (contract
 		return contract.EvidenceOut{}, toWire(err)
 	}
 	h.Watcher.Yield(in.VM, in.Generation)
-	if err := h.Restorer.Surrender(ctx, in.VM); err != nil {
+	if err := h.stopCopy(ctx, in); err != nil {
 		return contract.EvidenceOut{}, toWire(err)
 	}
 	return contract.EvidenceOut{Evidence: model.Evidence{
 		Kind: model.EvidenceSurrendered, Generation: in.Generation, By: string(h.ID),
 		Detail: fmt.Sprintf("floor %d is durable, and libvirt on %s says that no copy runs", in.Generation, h.ID), At: h.Now().UTC(),
 	}}, nil
+}
+
+// demoter is what a Restorer can do beyond surrendering.
+type demoter interface {
+	Demote(ctx context.Context, vm model.VMRef) (restore.Kept, error)
+}
+
+func (h *Host) stopCopy(ctx context.Context, in contract.SurrenderIn) error {
+	if d, ok := h.Restorer.(demoter); ok && in.Demote {
+		_, err := d.Demote(ctx, in.VM)
+		return err
+	}
+	return h.Restorer.Surrender(ctx, in.VM)
 }
 
 const witnessLimit = 4 * time.Second

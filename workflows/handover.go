@@ -139,18 +139,20 @@ func (p *protection) cameToNothing(ctx workflow.Context, out contract.FailoverOu
 	if stopped && st.Trigger == nil && !p.silent(st.Primary) {
 		st.Trigger = &contract.FailoverTrigger{Reason: "the VM is down after a failover that came to nothing", By: "understudy", At: workflow.Now(ctx), Host: st.Primary}
 	}
-	st.Failed = why
+	st.Failed, p.look = why, true
 	st.FailoverTries++
 	at := workflow.Now(ctx).Add(min(againFirst<<min(st.FailoverTries-1, 10), againLast))
 	st.RetryAt = &at
 }
 
-// failOverAgain lifts the stop: a trigger that is left fires, and a silent host is judged anew.
+// failOverAgain lifts the stop: a trigger that is left fires, unless the VM runs again, and a silent host is judged anew.
 func (p *protection) failOverAgain(ctx workflow.Context) {
+	if !p.silent(p.st.Primary) {
+		if err := p.peek(ctx); err != nil {
+			p.log.Warn("the VM could not be looked at before the next failover", "error", err)
+		}
+	}
 	p.st.Failed, p.st.RetryAt = "", nil
 	p.wake = true
-	if p.st.Trigger == nil && !p.silent(p.st.Primary) {
-		p.look = true
-	}
 	p.suspect(ctx)
 }

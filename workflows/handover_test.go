@@ -285,3 +285,20 @@ func TestAStartThatFailsEverywhereLeavesTheVMWithAPersonAndTheTruth(t *testing.T
 	require.Equal(t, model.PhaseProtected, back.Phase, "started by hand on its old host it goes on under the burnt number")
 	require.Empty(t, back.Alerts)
 }
+
+// The old host's agent serves the VM no more after it surrendered, so nobody tells that a person started it there again.
+func TestAVMThatAPersonStartedAfterAFailedFailoverIsFoundAndLeftRunning(t *testing.T) {
+	w := newWorld(t).connect()
+	for range 200 {
+		w.failNext("start", refusal(model.Refused))
+	}
+	w.at(61*time.Second, w.crashVM)
+	w.at(70*time.Second, func() { w.hosts[hostA].running = true })
+	var st contract.ProtectState
+	w.at(4*time.Minute, func() { st = w.state() })
+	w.protect(protectIn(policy()), 4*time.Minute+time.Second)
+	require.True(t, w.hosts[hostA].running, "it was not stopped for a second try")
+	require.Equal(t, model.PhaseProtected, st.Phase)
+	require.EqualValues(t, 3, st.Generation)
+	require.Empty(t, st.Alerts)
+}

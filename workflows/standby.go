@@ -54,7 +54,7 @@ func (p *protection) decideStandby(ctx workflow.Context) model.Cadence {
 // demote is the surrender of the old copy, under the generation that replaced it: floor, stop, proof. The attempt is that
 // of the failover, because a floor belongs to one attempt.
 func (p *protection) demote(ctx workflow.Context) error {
-	in := contract.SurrenderIn{Fence: p.fence(), Attempt: contract.FailoverID(p.vm.UUID, p.st.Generation)}
+	in := contract.SurrenderIn{Fence: p.fence(), Attempt: contract.FailoverID(p.vm.UUID, p.st.Generation), Demote: true}
 	_, err := stage(p, ctx, contract.Surrender, p.queue(p.st.Standby), "give the old copy up", in)
 	return err
 }

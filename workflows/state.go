@@ -103,8 +103,15 @@ func waitSummary(c model.Cadence) string {
 	return fmt.Sprintf("%s in %.1f s: %s", what, c.StartIn.Seconds(), c.Binding)
 }
 
-// idle waits for a person, a host or the time to try a failover again.
+// idle waits for a person, a host or the time to try a failover again. After a failover that came to nothing a person may
+// have started the VM by hand where it was; such a copy is looked for first, and is never failed over for being forgotten.
 func (p *protection) idle(ctx workflow.Context, why string) {
+	if p.look && !p.silent(p.st.Primary) {
+		p.look = false
+		if err := p.peek(ctx); err != nil || p.st.Failed == "" || p.wake {
+			return
+		}
+	}
 	now := workflow.Now(ctx)
 	wait := idleWait
 	if p.st.RetryAt != nil && p.st.FailoverTries > 0 {
@@ -117,39 +124,47 @@ func (p *protection) idle(ctx workflow.Context, why string) {
 	}
 }
 
-// observe looks at the VM through its primary's agent; false when that failed, and then it is tried again later.
+// observe looks at the VM; false when that failed, and then it is tried again later.
 func (p *protection) observe(ctx workflow.Context) bool {
-	in := contract.ObserveIn{Fence: p.fence(), Committed: p.st.Committed, RPO: p.st.Policy.RPO}
-	out, err := stage(p, ctx, contract.Observe, p.queue(p.st.Primary), "look at the VM", in)
+	err := p.peek(ctx)
 	switch {
+	case err == nil:
+		if p.blind > 0 {
+			p.blind, p.st.RetryAt, p.st.LastError = 0, nil, ""
+		}
+		p.refresh(ctx)
+		return true
 	case errors.Is(err, errInterrupted):
 		return false
-	case err != nil:
-		p.blind++
-		p.backOff(ctx, p.blind)
-		p.st.LastError = clip(sentence(err))
-		switch mode.React(kindOf(err)) {
-		case mode.Suspend, mode.Stop, mode.Ask:
-			p.react(ctx, err)
-		case mode.Retry, mode.Resync, mode.Reseed, mode.Prune, mode.NoFreeze:
-		}
-		return false
 	}
-	p.look = false
-	if p.blind > 0 {
-		p.blind, p.st.RetryAt, p.st.LastError = 0, nil, ""
+	p.blind++
+	p.backOff(ctx, p.blind)
+	p.st.LastError = clip(sentence(err))
+	switch mode.React(kindOf(err)) {
+	case mode.Suspend, mode.Stop, mode.Ask:
+		p.react(ctx, err)
+	case mode.Retry, mode.Resync, mode.Reseed, mode.Prune, mode.NoFreeze:
+	}
+	return false
+}
+
+// peek asks the primary's agent what the VM does, and learns from the answer. The agent serves the VM from then on.
+func (p *protection) peek(ctx workflow.Context) error {
+	in := contract.ObserveIn{Fence: p.fence(), Committed: p.st.Committed, RPO: p.st.Policy.RPO}
+	out, err := stage(p, ctx, contract.Observe, p.queue(p.st.Primary), "look at the VM", in)
+	if err != nil {
+		return err
 	}
 	p.heard(p.st.Primary)
 	if out.Running && p.st.Off != "" {
 		p.vmIsBack(ctx)
-		p.look = false
 	}
+	p.look = false
 	p.observed(ctx, out)
 	if !out.Running && p.st.Off == "" {
 		p.st.Off = "libvirt says " + out.State
 	}
-	p.refresh(ctx)
-	return true
+	return nil
 }
 
 // observed learns from what the primary's agent saw. The oldest unreplicated write is only ever made younger by a verified

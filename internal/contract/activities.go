@@ -237,6 +237,8 @@ type SealOut struct {
 type SurrenderIn struct {
 	Fence
 	Attempt string `json:"attempt"`
+	// Demote makes the host a standby for good: the definition goes too and is kept aside with the disks.
+	Demote bool `json:"demote,omitempty"`
 }
 
 // EvidenceOut is evidence that the old VM is off.
