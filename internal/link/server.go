@@ -44,7 +44,7 @@ const (
 	bufferSize   = 256 << 10
 	alivePeriod  = 2 * time.Second
 	ackPeriod    = time.Second
-	ackBytes     = 16 << 20
+	ackBytes     = 64 << 20
 	pingAfter    = 5 * time.Second // of silence; the same time without an answer ends the connection
 	maxStreams   = 16              // of one connection: a sender needs one
 	maxHeader    = 64 << 10

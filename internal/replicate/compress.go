@@ -59,7 +59,7 @@ func newShrink(mode string, bandwidth int64) (*shrink, error) {
 	}
 	s.pool.New = func() any {
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(s.level), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
-			zstd.WithWindowSize(link.MaxBatch), zstd.WithLowerEncoderMem(true))
+			zstd.WithWindowSize(link.MaxBatch), zstd.WithLowerEncoderMem(true), zstd.WithAllLitEntropyCompression(true))
 		if err != nil {
 			return err
 		}

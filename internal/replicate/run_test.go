@@ -259,6 +259,9 @@ func TestCompressionThatHelpsIsUsedAndOneThatDoesNotIsNot(t *testing.T) {
 			p, s := primary{"vda": disk}, &standby{}
 			req := request(1, snap("vda", 8<<20, model.ModeFull))
 			req.Compression = mode
+			if mode == "auto" && disk == text {
+				req.MaxBandwidth = 4 << 20 // auto leaves a link alone that is faster than the compressor
+			}
 			res, err := replicate.Run(ctx, p.open, s.serve(t), req, nil)
 			require.NoError(t, err)
 			requireSame(t, p, s)
