@@ -71,13 +71,12 @@ end_process() { # FILE: kills it and returns when it is gone
   return 1
 }
 
-with_lock() { # FILE CMD…: one at a time; the lock ends with us, also when we are killed
-  local file=$1
-  shift
-  exec 9>"$file"
-  flock -w 60 9 || die "somebody else holds $file"
-  "$@"
-  exec 9>&-
+with_lock() { # FILE CMD…: one at a time, in a subshell: the lock ends with it, also when we are killed
+  (
+    exec 9>"$1"
+    flock -w 60 9 || die "somebody else holds $1"
+    "${@:2}"
+  )
 }
 
 # --- the lab's own record ---

@@ -51,15 +51,9 @@ raise() { # N UNDERSTUDY
   start_fence
   for h in control "${HOSTS[@]}"; do
     prepare_host "$h"
-    with_host_lock "$h" power_on "$h"
+    with_lock "$LAB/$h/lock" power_on "$h"
   done
   for h in control "${HOSTS[@]}"; do wait_host "$h"; done
-}
-
-with_host_lock() { # HOST CMD…: beside the lab's own lock
-  local host=$1
-  shift
-  (with_lock "$LAB/$host/lock" "$@")
 }
 
 # furnish writes what the hosts find when they start.
