@@ -32,7 +32,7 @@ type rig struct {
 	boot  string
 	fault func(step string) error
 	store *Store
-	disks map[string][]byte                // as they are now
+	disks map[string][]byte               // as they are now
 	seen  map[model.Seq]map[string][]byte // as they were at each point
 	rand  *rand.Rand
 }
