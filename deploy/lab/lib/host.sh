@@ -37,7 +37,7 @@ power_on() { # HOST, under its lock: returns when its init runs
   rm -f "$d/booted"
   make_link "$1"
   # The environment is the same whoever boots it, and no descriptor of ours (the lock!) may live on in it.
-  env -i PATH="$PATH" HOME=/root LANG=C.UTF-8 \
+  env -i PATH="$PATH" HOME=/run LANG=C.UTF-8 \
     setsid nsenter --net="$(net_file "$1")" -- \
     unshare --pid --fork --kill-child --mount-proc --mount --uts --ipc --propagation private -- \
     bash "$LAB_BASE/lib/host-init.sh" "$LAB" "$1" </dev/null >>"$d/log/init.log" 2>&1 9>&- &
