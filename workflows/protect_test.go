@@ -278,7 +278,7 @@ func TestUnprotectInterruptsACycleAndListsWhatASilentHostKeeps(t *testing.T) {
 		w.mu.Lock()
 		w.hosts[hostA].cutOff = true
 		w.mu.Unlock()
-		got = update(w, contract.UpdUnprotect, contract.UnprotectIn{By: "ada"})
+		w.env.RegisterDelayedCallback(func() { got = update(w, contract.UpdUnprotect, contract.UnprotectIn{By: "ada"}) }, 0)
 		<-ctx.Done()
 	}
 	w.env.SetStartWorkflowOptions(startOptions())
