@@ -53,7 +53,7 @@ func (d *demo) play(ctx context.Context) error {
 // raise starts the lab and the guest.
 func (d *demo) raise(ctx context.Context) (*labkit.Watcher, error) {
 	d.say("starting the lab: %s, %s and a control host, each with namespaces of its own", primary, standby)
-	if _, err := d.lab.Run(ctx, "up", "--hosts", "2", "--understudy", d.lab.Binary("understudy")); err != nil {
+	if _, err := d.lab.Run(ctx, "up", "--fresh", "--hosts", "2", "--understudy", d.lab.Binary("understudy")); err != nil {
 		return nil, err
 	}
 	for _, port := range []string{"7233", "8233"} {

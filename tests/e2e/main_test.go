@@ -36,7 +36,7 @@ func mainExit(m *testing.M) int {
 			_, _ = lab.Run(downCtx, "down")
 		}
 	}()
-	if _, err := lab.Run(ctx, "up", "--hosts", "2", "--understudy", lab.Binary("understudy")); err != nil {
+	if _, err := lab.Run(ctx, "up", "--fresh", "--hosts", "2", "--understudy", lab.Binary("understudy")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -22,7 +22,8 @@ func (s *story) killQEMU(host string) {
 // killService kills a supervised service of a lab host; the lab starts it again after a second.
 func (s *story) killService(host, pattern string) {
 	s.t.Helper()
-	s.exec(host, "pkill -9 -f '"+pattern+"'")
+	// The bracket keeps the pattern from matching the shell that runs it.
+	s.exec(host, "pkill -9 -f '["+pattern[:1]+"]"+pattern[1:]+"'")
 }
 
 // The primary's agent dies in the middle of the first copy and comes back: it goes on from what the standby has.

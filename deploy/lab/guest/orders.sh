@@ -1,6 +1,7 @@
 # shellcheck shell=dash
 # Takes orders from the second serial port and repeats each, so that the sender knows it arrived whole.
 # `fill BYTES` writes that many bytes that do not compress and says FILLED on the console.
+# `run PATH` runs a program from the guest's disk; what it says goes to the console.
 workload=$(sed -n 's/.*lab\.workload=\([^ ]*\).*/\1/p' /proc/cmdline)
 stty -F /dev/ttyS1 raw -echo
 exec 4<>/dev/ttyS1
@@ -26,6 +27,11 @@ while read -r order arg <&4; do
       while [ -e /data/fill.$n ]; do n=$((n + 1)); done
       : >/data/fill.$n
       fill "$arg" /data/fill.$n &
+      ;;
+    run)
+      echo "heard $order $arg" >&4
+      mount -o remount,rw /data
+      $arg &
       ;;
     "") ;;
     *) echo "ORDER unknown: $order" ;;

@@ -4,8 +4,8 @@
 : "${LAB:?}"
 
 verb_guest() {
-  local host=${1:-} name=${2:-} fill="" remove="" v
-  local -A o=([disk]=512M [data-disk]="" [memory]=256 [workload]=db [format]=qcow2 [rate]="" [working-set]=32M)
+  local host=${1:-} name=${2:-} order="" remove="" v
+  local -A o=([disk]=512M [data-disk]="" [memory]=256 [workload]=db [format]=qcow2 [rate]="" [working-set]=32M [content]="")
   need_host "$host" libvirt
   [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9_.-]{0,40}$ ]] || usage_error "guest HOST NAME …: \"$name\" cannot name a guest"
   shift 2
@@ -13,8 +13,9 @@ verb_guest() {
     v=${1#--}
     case $1 in
       --remove) remove=1; shift; continue ;;
-      --fill) fill=${2:?--fill needs a number of bytes} ;;
-      --disk | --data-disk | --memory | --workload | --format | --rate | --working-set) o[$v]=${2:?$1 needs a value} ;;
+      --fill) order="fill $(parse_size "${2:?--fill needs a number of bytes}")" ;;
+      --run) order="run ${2:?--run needs a program of the guest}" ;;
+      --disk | --data-disk | --memory | --workload | --format | --rate | --working-set | --content) o[$v]=${2:?$1 needs a value} ;;
       *) usage_error "guest: \"$1\" is not known" ;;
     esac
     shift 2
@@ -22,8 +23,8 @@ verb_guest() {
   is_on "$host" || die "$host is off: lab boot $host"
   if [[ -n $remove ]]; then
     remove_guest "$host" "$name"
-  elif [[ -n $fill ]]; then
-    order_guest "$host" "$name" "fill $(parse_size "$fill")"
+  elif [[ -n $order ]]; then
+    order_guest "$host" "$name" "$order"
   else
     check_guest
     make_guest "$host" "$name"
@@ -42,18 +43,20 @@ check_guest() {
   o[working-set]=$(parse_size "${o[working-set]}")
   o[disk]=$(parse_size "${o[disk]}")
   [[ -z ${o[data-disk]} ]] || o[data-disk]=$(parse_size "${o[data-disk]}")
+  [[ -z ${o[content]} || -d ${o[content]} ]] || usage_error "--content: \"${o[content]}\" is not a folder"
 }
 
 images_of() { echo "$LAB/$1/lib-libvirt/images"; }
 
-# make_disk HOST FILE BYTES FORMAT: an empty ext4. Nothing is left for the guest's kernel to initialize later, so an idle
+# make_disk HOST FILE BYTES FORMAT [CONTENT]: an ext4, empty or with the files of a folder. Nothing is left for the guest's kernel
+# to initialize later, so an idle
 # guest writes nothing.
 make_disk() {
   local raw
   raw=$(images_of "$1")/$2.new
   rm -f "$raw"
   truncate -s "$3" "$raw"
-  mke2fs -q -F -t ext4 -m 0 -E lazy_itable_init=0,lazy_journal_init=0 "$raw"
+  mke2fs -q -F -t ext4 -m 0 -E lazy_itable_init=0,lazy_journal_init=0 ${5:+-d "$5"} "$raw"
   if [[ $4 == raw ]]; then
     mv "$raw" "$(images_of "$1")/$2"
     return
@@ -75,7 +78,7 @@ make_guest() {
   rm -f "$LAB/$1/console/$2.log"
   read -r kernel initrd < <(guest_image)
   [[ -n $initrd ]] || die "the guest's image could not be built"
-  make_disk "$1" "$file" "${o[disk]}" "${o[format]}"
+  make_disk "$1" "$file" "${o[disk]}" "${o[format]}" "${o[content]}"
   [[ -z ${o[data-disk]} ]] || make_disk "$1" "$data" "${o[data-disk]}" "${o[format]}"
   cmdline="console=ttyS0 quiet loglevel=1 nokaslr mitigations=off no_timer_check panic=5"
   cmdline+=" lab.workload=${o[workload]} lab.rate=${o[rate]} lab.ws=${o[working-set]}"
