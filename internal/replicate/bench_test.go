@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -92,6 +93,7 @@ func benchmark(b *testing.B, path string, size, data int64, mode string) {
 		res, err := replicate.Run(ctx, open, c, req, nil)
 		require.NoError(b, err)
 		wire = res.SentBytes
+		require.NoError(b, os.Remove(filepath.Join(store.dir, req.Point.String())))
 	}
 	b.ReportMetric(float64(wire)/float64(data), "wire/data")
 }
