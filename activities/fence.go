@@ -7,7 +7,6 @@ import (
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
-	"understudy/internal/restore"
 )
 
 // seal raises the floor. The answer leaves only after the floor is on stable storage.
@@ -30,6 +29,9 @@ func (h *Host) seal(ctx context.Context, in contract.SealIn) (contract.SealOut, 
 func (h *Host) surrender(ctx context.Context, in contract.SurrenderIn) (contract.EvidenceOut, error) {
 	b := startBeat(ctx)
 	defer b.end()
+	if err := h.stillWanted(ctx, in.Fence); err != nil {
+		return contract.EvidenceOut{}, toWire(err)
+	}
 	if err := h.Floors.Raise(in.VM, in.Generation, in.Attempt); err != nil {
 		return contract.EvidenceOut{}, toWire(err)
 	}
@@ -43,14 +45,9 @@ func (h *Host) surrender(ctx context.Context, in contract.SurrenderIn) (contract
 	}}, nil
 }
 
-// demoter is what a Restorer can do beyond surrendering.
-type demoter interface {
-	Demote(ctx context.Context, vm model.VMRef) (restore.Kept, error)
-}
-
 func (h *Host) stopCopy(ctx context.Context, in contract.SurrenderIn) error {
-	if d, ok := h.Restorer.(demoter); ok && in.Demote {
-		_, err := d.Demote(ctx, in.VM)
+	if in.Demote {
+		_, err := h.Restorer.Demote(ctx, in.VM)
 		return err
 	}
 	return h.Restorer.Surrender(ctx, in.VM)

@@ -1,7 +1,12 @@
 package activities
 
 import (
+	"context"
+	"errors"
 	"time"
+
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/activity"
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
@@ -21,6 +26,9 @@ type Host struct {
 	Self     Self
 	Reserve  int64 // bytes of the store's file system that replicas never use
 	Now      func() time.Time
+	// Standing asks the control plane whether the attempt with this task token is still waited for. A task can reach a host
+	// long after its limit, when a broken connection mends: whatever stops or starts a VM asks first.
+	Standing func(ctx context.Context, taskToken []byte) error
 }
 
 // Register binds all host activities, short ones and bulk ones to their queue's worker: a queue of copies must never stand
@@ -50,6 +58,21 @@ func (h *Host) Register(short, bulk contract.Registry) {
 }
 
 func (h *Host) admit(f contract.Fence) error { return h.Floors.Admit(f.VM, f.Generation) }
+
+// stillWanted refuses an order that came too late. Between the answer and the deed the order may still be withdrawn: whoever
+// withdraws it makes good what was done (the hand-back starts what was stopped).
+func (h *Host) stillWanted(ctx context.Context, f contract.Fence) error {
+	err := h.Standing(ctx, activity.GetInfo(ctx).TaskToken)
+	var gone *serviceerror.NotFound
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &gone):
+		return model.Fail(model.StaleGeneration, err, "an order for generation %d came after its time and was not carried out", f.Generation).
+			WithVM(f.VM.Name).WithHost(h.ID)
+	}
+	return model.Fail(model.Unreachable, err, "cannot ask the control plane whether this order still stands").WithVM(f.VM.Name).WithHost(h.ID)
+}
 
 // absent says that there was nothing to do.
 func absent(err error) bool { return err != nil && model.KindOf(err) == model.NotFound }

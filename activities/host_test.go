@@ -2,10 +2,12 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/testsuite"
 
 	"understudy/internal/contract"
@@ -151,6 +153,7 @@ func hostEnv(t *testing.T) *hostFixture {
 	f.Host = &Host{
 		ID: "host-b", Floors: floors, Snapshot: f.source, Store: f.store, Restorer: f.restore, Watcher: f.watcher,
 		Self: fakeSelf{}, Domains: fakeDomains{}, Reserve: 1 << 30, Now: time.Now,
+		Standing: func(context.Context, []byte) error { return nil },
 	}
 	var suite testsuite.WorkflowTestSuite
 	f.env = suite.NewTestActivityEnvironment()
@@ -170,6 +173,31 @@ func run[In, Out any](t *testing.T, f *hostFixture, a contract.Activity[In, Out]
 }
 
 func under(g model.Generation) contract.Fence { return contract.Fence{VM: db1, Generation: g} }
+
+// A partition heals and the host receives what was ordered before it: the control plane has long decided otherwise.
+func TestAnOrderThatCameTooLateStopsAndStartsNothing(t *testing.T) {
+	for _, c := range []struct {
+		answer error
+		kind   model.Kind
+	}{
+		{serviceerror.NewNotFound("workflow execution already completed"), model.StaleGeneration},
+		{errors.New("connection refused"), model.Unreachable},
+	} {
+		f := hostEnv(t)
+		f.Standing = func(context.Context, []byte) error { return c.answer }
+		_, err := run(t, f, contract.Surrender, contract.SurrenderIn{Fence: under(2), Attempt: "late"})
+		require.Equal(t, string(c.kind), kind(t, err))
+		_, err = run(t, f, contract.Start, contract.StartIn{Fence: under(2)})
+		require.Equal(t, string(c.kind), kind(t, err))
+		_, err = run(t, f, contract.Dismantle, contract.StartIn{Fence: under(2)})
+		require.Equal(t, string(c.kind), kind(t, err))
+		require.Empty(t, f.watcher.calls)
+		require.False(t, f.restore.surrendered)
+		floor, err := f.floors.Get(db1.UUID)
+		require.NoError(t, err)
+		require.Less(t, floor.Generation, model.Generation(3))
+	}
+}
 
 // The fakes panic on every call but the expected ones, so none of these reaches a stage.
 func TestAnOldGenerationDoesNothingOnAHostThatKnowsBetter(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"understudy/internal/lease"
 	"understudy/internal/model"
 	"understudy/internal/replicate"
+	"understudy/internal/restore"
 	"understudy/internal/snapshot"
 )
 
@@ -65,6 +66,7 @@ type Restorer interface {
 	Confirm(ctx context.Context, vm model.VMRef, watch time.Duration) (running, guestAgent bool, detail string, err error)
 	Dismantle(ctx context.Context, vm model.VMRef, g model.Generation) error
 	Surrender(ctx context.Context, vm model.VMRef) error
+	Demote(ctx context.Context, vm model.VMRef) (restore.Kept, error)
 }
 
 // Domains is what preflight, seal and inspect ask of the hypervisor.

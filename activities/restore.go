@@ -22,6 +22,9 @@ func (h *Host) start(ctx context.Context, in contract.StartIn) (contract.StartOu
 	if err := h.admit(in.Fence); err != nil {
 		return contract.StartOut{}, toWire(err)
 	}
+	if err := h.stillWanted(ctx, in.Fence); err != nil {
+		return contract.StartOut{}, toWire(err)
+	}
 	began := h.Now()
 	at, err := h.Restorer.Start(ctx, in.VM, in.Point, in.Generation)
 	if err != nil {
@@ -48,6 +51,9 @@ func (h *Host) dismantle(ctx context.Context, in contract.StartIn) (contract.Non
 	b := startBeat(ctx)
 	defer b.end()
 	if err := h.admit(in.Fence); err != nil {
+		return contract.None{}, toWire(err)
+	}
+	if err := h.stillWanted(ctx, in.Fence); err != nil {
 		return contract.None{}, toWire(err)
 	}
 	h.Watcher.Yield(in.VM, in.Generation+1)

@@ -84,6 +84,7 @@ func (a *agent) control(ctx context.Context, wg *sync.WaitGroup) {
 	defer c.Close()
 	to := starter.New(c)
 	a.tell.c.Store(to)
+	a.host.Standing = func(ctx context.Context, token []byte) error { return c.RecordActivityHeartbeat(ctx, token) }
 	announced := make(chan struct{})
 	wg.Go(func() {
 		defer close(announced)
