@@ -20,7 +20,7 @@ func takeover(t *testing.T) *world {
 	_, err := w.records.Begin(context.Background(), theVM, 1, hostA)
 	require.NoError(t, err)
 	for seq := model.Seq(1); seq <= 3; seq++ {
-		at := w.env.Now().Add(time.Duration(seq-4) * 10 * time.Second)
+		at := w.now().Add(time.Duration(seq-4) * 10 * time.Second)
 		w.hosts[hostB].points = append(w.hosts[hostB].points, contract.PointView{PointRef: model.PointRef{Generation: 1, Seq: seq}, TakenAt: at, VerifiedAt: at})
 	}
 	return w
@@ -70,7 +70,7 @@ func TestAFailoverByEachRungOfTheLadder(t *testing.T) {
 		}, model.EvidenceFenced, 1},
 		"a person's word, when nothing better is to be had": {func(w *world, in *contract.FailoverIn) {
 			w.hosts[hostA].off, w.hosts[hostA].running, in.FromSilent, w.fence = true, false, true, false
-			in.Confirmed = &model.Evidence{Kind: model.EvidencePerson, By: "ada", At: w.env.Now()}
+			in.Confirmed = &model.Evidence{Kind: model.EvidencePerson, By: "ada", At: w.now()}
 		}, model.EvidencePerson, 1},
 	} {
 		t.Run(name, func(t *testing.T) {

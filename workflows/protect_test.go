@@ -50,7 +50,7 @@ func TestTheFirstWriteAfterIdlingIsPlannedForAtOnce(t *testing.T) {
 	w.idle = true
 	w.at(65*time.Second, func() {
 		w.idle = false
-		at := w.env.Now()
+		at := w.now()
 		signal(w, contract.SigUtilization, contract.UtilizationIn{Observation: model.Observation{At: at, Running: true, OldestWrite: &at, DirtyBytes: 4096, WriteReqs: 1}})
 	})
 	var st contract.ProtectState
@@ -87,7 +87,7 @@ func TestReplicateNowAnswersWithAPointTakenAfterTheRequest(t *testing.T) {
 	var asked time.Time
 	var got *answer[contract.ReplicateNowOut]
 	w.at(61*time.Second, func() {
-		asked = w.env.Now()
+		asked = w.now()
 		got = update(w, contract.UpdReplicateNow, contract.ReplicateNowIn{By: "ada", Resync: true})
 	})
 	w.protect(protectIn(policy()), 2*time.Minute)
@@ -135,7 +135,7 @@ func TestContinueAsNewCarriesEverything(t *testing.T) {
 	// The next run goes on from there: no preflight, no second begin, numbers go up.
 	n := newWorld(t)
 	n.records, n.hosts = w.records, w.hosts
-	n.env.SetStartTime(w.env.Now())
+	n.env.SetStartTime(w.now())
 	in.State.Paused = nil
 	n.protect(in, 30*time.Second)
 	require.Zero(t, n.count("preflight"))

@@ -42,6 +42,8 @@ type fakeHost struct {
 // world is two hosts, a control plane with real generation records, and a guest that writes. Every activity of the
 // contract is served by it, under its exact signature; faults are put in its way by name.
 type world struct {
+	reg      contract.Registry
+	now      func() time.Time
 	t        *testing.T
 	env      *testsuite.TestWorkflowEnvironment
 	mu       sync.Mutex
@@ -71,23 +73,34 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(silentLog{})
-	w := &world{
-		t: t, env: suite.NewTestWorkflowEnvironment(), fence: true,
+	env := suite.NewTestWorkflowEnvironment()
+	env.SetTestTimeout(time.Minute)
+	env.SetStartTime(time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC))
+	w := bareWorld(t, env.Now)
+	w.env = env
+	Register(env)
+	w.serveOn(env)
+	env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigAttach.Name, mock.Anything).Return(nil).Maybe()
+	env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigDetach.Name, mock.Anything).Return(nil).Maybe()
+	return w
+}
+
+func bareWorld(t *testing.T, now func() time.Time) *world {
+	t.Helper()
+	records, err := lease.OpenRecords(t.TempDir(), now)
+	require.NoError(t, err)
+	return &world{
+		t: t, now: now, records: records, fence: true,
 		hosts:  map[model.HostID]*fakeHost{hostA: {id: hostA, running: true}, hostB: {id: hostB}},
 		faults: map[string][]fault{}, hooks: map[string]func(context.Context){},
 	}
-	w.env.SetTestTimeout(time.Minute)
-	w.env.SetStartTime(time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC))
-	var err error
-	w.records, err = lease.OpenRecords(t.TempDir(), w.env.Now)
-	require.NoError(t, err)
-	Register(w.env)
+}
+
+func (w *world) serveOn(r contract.Registry) {
+	w.reg = r
 	w.serveControl()
 	w.serveStages()
 	w.serveHosts()
-	w.env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigAttach.Name, mock.Anything).Return(nil).Maybe()
-	w.env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigDetach.Name, mock.Anything).Return(nil).Maybe()
-	return w
 }
 
 func (w *world) failNext(name string, errs ...error) {
@@ -122,7 +135,7 @@ func wire(err error) error {
 }
 
 func serve[In, Out any](w *world, a contract.Activity[In, Out], do func(h *fakeHost, in In) (Out, error)) {
-	a.Register(w.env, func(ctx context.Context, in In) (Out, error) {
+	a.Register(w.reg, func(ctx context.Context, in In) (Out, error) {
 		var none Out
 		w.mu.Lock()
 		host := hostOf(activity.GetInfo(ctx).TaskQueue)
@@ -204,7 +217,7 @@ func (w *world) serveControl() {
 }
 
 func (w *world) evidence(k model.EvidenceKind, g model.Generation) (contract.EvidenceOut, error) {
-	return contract.EvidenceOut{Evidence: model.Evidence{Kind: k, Generation: g, At: w.env.Now()}}, nil
+	return contract.EvidenceOut{Evidence: model.Evidence{Kind: k, Generation: g, At: w.now()}}, nil
 }
 
 func (w *world) serveStages() {
@@ -223,7 +236,7 @@ func (w *world) serveStages() {
 		case in.ForceResync != "":
 			mode = model.ModeResync
 		}
-		now := w.env.Now()
+		now := w.now()
 		origin := w.oldestWrite(now)
 		w.captured = now
 		return contract.SnapshotOut{
@@ -238,7 +251,7 @@ func (w *world) serveStages() {
 		if err := h.admit(in.Fence); err != nil {
 			return contract.VerifyOut{}, err
 		}
-		now := w.env.Now()
+		now := w.now()
 		for _, p := range h.points {
 			if p.PointRef == in.Point {
 				return contract.VerifyOut{Point: in.Point, VerifiedAt: p.VerifiedAt}, nil
@@ -282,7 +295,7 @@ func (w *world) serveHosts() {
 		}, nil
 	})
 	serve(w, contract.Observe, func(h *fakeHost, in contract.ObserveIn) (model.Observation, error) {
-		now := w.env.Now()
+		now := w.now()
 		o := model.Observation{At: now, Running: h.running, State: "running", DirtyBytes: 0, SamplePeriod: 1}
 		if !h.running {
 			o.State = "shut off"
@@ -320,7 +333,7 @@ func (w *world) serveHosts() {
 		}
 		h.running = true
 		w.started = append(w.started, in.Point)
-		return contract.StartOut{StartedAt: w.env.Now()}, h.admit(in.Fence)
+		return contract.StartOut{StartedAt: w.now()}, h.admit(in.Fence)
 	})
 	serve(w, contract.Confirm, func(h *fakeHost, _ contract.ConfirmIn) (contract.ConfirmOut, error) {
 		return contract.ConfirmOut{Running: h.running}, nil
