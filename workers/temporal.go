@@ -105,4 +105,12 @@ type quiet struct{ l *slog.Logger }
 func (q quiet) Debug(msg string, kv ...any) { q.l.Debug(msg, kv...) }
 func (q quiet) Info(msg string, kv ...any)  { q.l.Debug(msg, kv...) }
 func (q quiet) Warn(msg string, kv ...any)  { q.l.Warn(msg, kv...) }
-func (q quiet) Error(msg string, kv ...any) { q.l.Error(msg, kv...) }
+
+// Error: an activity that fails is an answer (a VM that is not here, a copy that must wait) and its workflow says so.
+func (q quiet) Error(msg string, kv ...any) {
+	if msg == "Activity error." {
+		q.l.Info("activity_refused", kv...)
+		return
+	}
+	q.l.Error(msg, kv...)
+}

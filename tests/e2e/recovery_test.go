@@ -13,10 +13,10 @@ import (
 
 func trim(s string) string { return strings.TrimSpace(s) }
 
-// killQEMU ends the guest's QEMU process as a crash would.
+// killQEMU ends the guest's QEMU process as a crash would, and waits until libvirtd has noticed.
 func (s *story) killQEMU(host string) {
 	s.t.Helper()
-	s.exec(host, fmt.Sprintf(`kill -9 "$(cat /run/libvirt/qemu/%s.pid)"`, s.name))
+	s.exec(host, fmt.Sprintf(`kill -9 "$(cat /run/libvirt/qemu/%[1]s.pid)" && timeout 20 sh -c 'until virsh domstate %[1]s | grep -q "shut off"; do sleep 0.1; done'`, s.name))
 }
 
 // killService kills a supervised service of a lab host; the lab starts it again after a second.
@@ -98,7 +98,8 @@ func TestAfterAnUncleanStopOnlyWhatDiffersIsSent(t *testing.T) {
 func TestTheStandbyIsFullAndThePreviousPointStaysIntact(t *testing.T) {
 	s := begin(t, "full", 8*time.Minute, "--workload", "db", "--disk", "512M", "--data-disk", "256M")
 	store := "/var/lib/understudy/replicas"
-	s.exec(hostB, "mkdir -p "+store+" && mount -t tmpfs -o size=160m tmpfs "+store)
+	// 256 MiB of it stay free for what must never fail for want of space.
+	s.exec(hostB, "mount -t tmpfs -o size=420m tmpfs "+store)
 	t.Cleanup(func() { _, _ = s.lab.Exec(s.ctx, hostB, "umount", "-l", store) })
 	s.protect("--rpo", "10s", "--failover", "manual")
 	before := s.newest()
