@@ -31,15 +31,18 @@ type Binding string
 
 // Bindings; one is always named.
 const (
-	BindingSlack   Binding = "slack"   // latest safe start reached
-	BindingLoad    Binding = "load"    // the share of the link is busy: start earlier
-	BindingTMin    Binding = "tmin"    // least distance of two captures
-	BindingIdle    Binding = "idle"    // nothing was written: no cycle is needed
-	BindingSeed    Binding = "seed"    // there is no committed point yet
-	BindingRequest Binding = "request" // a person asked for it
-	BindingRetry   Binding = "retry"   // the last cycle failed
-	BindingPaused  Binding = "paused"
-	BindingWaiting Binding = "waiting" // the VM is off or a host is silent
+	BindingSlack Binding = "slack" // latest safe start reached
+	BindingLoad  Binding = "load"  // the share of the link is busy: start earlier
+	BindingTMin  Binding = "tmin"  // least distance of two captures
+	// BindingAllocator: other VMs of the host use the link too.
+	BindingAllocator Binding = "allocator"
+	BindingRunning   Binding = "running" // a cycle is under way
+	BindingIdle      Binding = "idle"    // nothing was written: no cycle is needed
+	BindingSeed      Binding = "seed"    // there is no committed point yet
+	BindingRequest   Binding = "request" // a person asked for it
+	BindingRetry     Binding = "retry"   // the last cycle failed
+	BindingPaused    Binding = "paused"
+	BindingWaiting   Binding = "waiting" // the VM is off or a host is silent
 )
 
 // Cadence is a decision about the next cycle, with its reason.

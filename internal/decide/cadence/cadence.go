@@ -39,6 +39,16 @@ type Input struct {
 	Requested   bool
 	Paused      bool
 	Hindered    string // why no cycle can be run now (the VM is off, a host is silent); empty when one can
+
+	// With Learned the full law decides (law.go); without it the simple one, which knows only Samples.
+	Learned   *Learned
+	Written   int64         // bytes by the write counters since the last capture; negative when unknown
+	Since     int64         // of Written, what came after Dirty was asked for
+	SampledAt time.Time     // of Written and Dirty; zero: now
+	Period    time.Duration // between two reads of the counters; 0: Period(RPO)
+	Share     float64       // bytes/s granted on the link; 0: what was measured
+	Crowd     float64       // use of the host's link by all its protections, 0..; 0: alone
+	Running   bool          // a cycle is under way: libvirt allows one backup job a domain
 }
 
 // Decide says when the next cycle starts, why, and which constraint binds.
@@ -48,6 +58,8 @@ func Decide(in Input) model.Cadence {
 		return in.look(IdlePoll(in.RPO), model.BindingPaused, "paused by a person")
 	case in.Hindered != "":
 		return in.look(IdlePoll(in.RPO), model.BindingWaiting, in.Hindered)
+	case in.Running:
+		return in.look(in.period(), model.BindingRunning, "a cycle is under way")
 	case in.Requested:
 		return in.start(0, model.BindingRequest, "a person asked for it")
 	case in.RetryAt != nil && in.RetryAt.After(in.Now):
@@ -56,6 +68,10 @@ func Decide(in Input) model.Cadence {
 		return in.start(0, model.BindingSeed, "there is no verified point yet")
 	case in.Oldest == nil:
 		return in.look(IdlePoll(in.RPO), model.BindingIdle, "nothing was written since the last point")
+	}
+	if in.Learned != nil {
+		c, _ := in.full()
+		return c
 	}
 	return in.law()
 }

@@ -1,0 +1,250 @@
+package cadence
+
+import (
+	"math"
+	"time"
+)
+
+// Sizes of the rings. With them a Learned is below 12 kB of JSON, so that a workflow can carry it through its whole life.
+const (
+	keepFixed  = 100
+	keepMiss   = 60
+	keepRatios = 40
+	fewRatios  = 4
+
+	measurable = 0.3 // s; a shorter transfer says nothing about the error of a prediction
+	steady     = 0.4 // s; a shorter transfer may only raise the throughput
+)
+
+// Learned is what the past of one protection says about its next cycle: plain data, bounded in size, changed only by Look
+// and Done. The zero value knows nothing, and the law is careful then.
+type Learned struct {
+	Fixed   []float64 `json:"fixed_s,omitempty"`     // cost that does not grow with the bytes, newest last
+	Miss    []float64 `json:"miss,omitempty"`        // measured / predicted transfer time
+	Wire    []float64 `json:"wire,omitempty"`        // bytes sent / bytes changed
+	PerQ    []float64 `json:"per_dirty,omitempty"`   // bytes changed / bytes in dirty clusters
+	PerW    []float64 `json:"per_written,omitempty"` // bytes changed / bytes written
+	Dirty   []float64 `json:"dirty,omitempty"`       // bytes in dirty clusters
+	Written []float64 `json:"written,omitempty"`     // bytes by the write counters
+	Changed []float64 `json:"changed,omitempty"`     // bytes
+
+	Rate   float64 `json:"rate"`   // bytes/s of the granted share; 0 unknown
+	Load   Peak    `json:"load"`   // share of the time the share of the link is busy with our transfers
+	Growth Peak    `json:"growth"` // largest bytes/s written
+	Cycles int     `json:"cycles"`
+
+	G      float64   `json:"g"` // bytes/s written in the last sample
+	SeenAt time.Time `json:"seen_at,omitzero"`
+	SeenW  int64     `json:"seen_w"`
+	HalfQ  Point     `json:"half"` // dirty clusters about the middle of the running window: how D(T) bends
+
+	Est Estimates `json:"est"` // of the rings above, kept so that a decision costs no sorting
+}
+
+// Point is one point of the curve of dirty bytes over age.
+type Point struct {
+	Age   float64 `json:"age_s"`
+	Bytes float64 `json:"bytes"`
+}
+
+// Peak remembers the largest value seen, halving with time.
+type Peak struct {
+	Value float64   `json:"value"`
+	At    time.Time `json:"at,omitzero"`
+}
+
+// Now is what is left of the peak.
+func (p Peak) Now(now time.Time, half time.Duration) float64 {
+	age := now.Sub(p.At)
+	if p.Value == 0 || half <= 0 || age <= 0 {
+		return p.Value
+	}
+	return p.Value * math.Exp2(-age.Seconds()/half.Seconds())
+}
+
+func (p Peak) raise(v float64, now time.Time, half time.Duration) Peak {
+	if v >= p.Now(now, half) && finite(v) {
+		return Peak{v, now}
+	}
+	return p
+}
+
+// Estimates are the quantiles of the rings.
+type Estimates struct {
+	Fixed   float64 `json:"fixed_s"`
+	Guard   float64 `json:"guard"` // f
+	Wire    float64 `json:"wire"`  // c
+	Size    float64 `json:"size"`  // s: up to it Wire holds
+	PerQ    float64 `json:"per_dirty"`
+	SizeQ   float64 `json:"size_dirty"`
+	PerW    float64 `json:"per_written"`
+	SizeW   float64 `json:"size_written"`
+	Learned bool    `json:"learned"` // the ratios were seen often enough
+}
+
+// Counters is one look at the write counters.
+type Counters struct {
+	At      time.Time
+	Written int64 // since the capture; negative when unknown (a reset: QEMU was restarted)
+	Dirty   int64 // bytes in dirty clusters since the capture; negative when not asked
+}
+
+// Look learns from the counters. The growth is over the time since the last look or since the capture, whichever is later:
+// divided by one sampling period instead, a pause in sampling (a transfer, a suspended host) looks like a storm.
+func (l *Learned) Look(c Counters, capture time.Time, rpo time.Duration) {
+	since, before := l.SeenAt, l.SeenW
+	if since.Before(capture) {
+		since, before = capture, 0
+	}
+	if c.Written < 0 {
+		l.G, l.SeenAt, l.SeenW = 0, c.At, 0
+		return
+	}
+	if gap := c.At.Sub(since).Seconds(); gap > 0 {
+		l.G = float64(max(c.Written-before, 0)) / gap
+		l.Growth = l.Growth.raise(l.G, c.At, Memory(rpo))
+		l.SeenAt, l.SeenW = c.At, c.Written
+	}
+	if age := c.At.Sub(capture).Seconds(); c.Dirty > 0 && age > 0 && age <= rpo.Seconds()/4 {
+		l.HalfQ = Point{age, float64(c.Dirty)}
+	}
+}
+
+// Cycle is one verified cycle.
+type Cycle struct {
+	TakenAt   time.Time     // the instant of the capture
+	Interval  time.Duration // to the capture before
+	Written   int64         // by the counters; negative unknown
+	Dirty     int64         // in dirty clusters; negative unknown
+	Changed   int64         // bytes of changed 4 KiB blocks
+	Sent      int64         // bytes on the wire
+	Fixed     time.Duration // decision, capture, connection, commit: what does not grow with the bytes
+	Moved     time.Duration // replicate and verify: what grows with them
+	Predicted time.Duration // of Moved, by Moves before the start; 0 unknown
+}
+
+// Done learns from a verified cycle.
+func (l *Learned) Done(c Cycle, rpo time.Duration) {
+	l.Cycles++
+	keep(&l.Fixed, keepFixed, c.Fixed.Seconds())
+	moved, changed := c.Moved.Seconds(), float64(max(c.Changed, 0))
+	if c.Predicted > 0 && moved > measurable {
+		keep(&l.Miss, keepMiss, moved/c.Predicted.Seconds())
+	}
+	if c.Changed > 0 {
+		keep(&l.Wire, keepRatios, float64(c.Sent)/changed)
+		keep(&l.Changed, keepRatios, changed)
+	}
+	if c.Dirty > 0 {
+		keep(&l.PerQ, keepRatios, min(changed/float64(c.Dirty), 1))
+		keep(&l.Dirty, keepRatios, float64(c.Dirty))
+	}
+	if c.Written > 0 {
+		keep(&l.PerW, keepRatios, min(changed/float64(c.Written), 1))
+		keep(&l.Written, keepRatios, float64(c.Written))
+	}
+	l.throughput(float64(c.Sent), moved)
+	l.Est = l.estimates()
+	l.Load = l.Load.raise(l.load(c, rpo.Seconds()), c.TakenAt, Memory(rpo))
+	l.HalfQ = Point{}
+}
+
+func (l *Learned) throughput(sent, moved float64) {
+	if sent <= 0 || moved <= 0 {
+		return
+	}
+	switch r := sent / moved; {
+	case l.Rate <= 0:
+		l.Rate = seedGuard * r
+	case moved >= steady:
+		l.Rate = 0.7*l.Rate + 0.3*r
+	case r > l.Rate:
+		l.Rate = r
+	}
+}
+
+// load is the share of the time that our transfers would take at an interval of RPO/2, the interval at which the link
+// carries most. At a shorter interval D/T is larger and would hold itself up (shorter, larger load, shorter), so D is
+// carried to RPO/2 along the bend that this very window showed.
+func (l *Learned) load(c Cycle, rpo float64) float64 {
+	t := c.Interval.Seconds()
+	if t <= 0 || l.Rate <= 0 {
+		return 0
+	}
+	bytes := float64(c.Sent)
+	if half := rpo / 2; t < half {
+		bytes *= math.Pow(half/t, l.bend(float64(c.Dirty), t))
+		t = half
+	}
+	return min(bytes/(t*l.Rate), 1)
+}
+
+// bend is b of D(T) ~ T^b between the middle of the window and its end: 1 appends, 0 rewrites. Without a look at the
+// middle it is 1, the upper bound for every concave D.
+func (l *Learned) bend(dirty, t float64) float64 {
+	m := l.HalfQ
+	if m.Bytes <= 0 || m.Age <= 0 || dirty <= m.Bytes || m.Age > t/1.3 {
+		if m.Bytes > 0 && dirty > 0 && dirty <= m.Bytes {
+			return 0
+		}
+		return 1
+	}
+	return min(math.Log(dirty/m.Bytes)/math.Log(t/m.Age), 1)
+}
+
+func (l *Learned) estimates() Estimates {
+	e := Estimates{Fixed: coldFixed, Guard: coldGuard, Wire: 1, PerQ: 1, PerW: 1}
+	if n := len(l.Fixed); n >= fewSamples {
+		e.Fixed = quantile(l.Fixed, 0.99)
+	} else if n > 0 {
+		e.Fixed = max(coldFixed, 2*mean(l.Fixed))
+	}
+	if len(l.Miss) >= fewSamples {
+		e.Guard = max(1, quantile(l.Miss, 0.95))
+	}
+	if len(l.Wire) >= fewRatios {
+		e.Wire, e.Size = quantile(l.Wire, 0.9), quantile(l.Changed, 0.9)
+	}
+	if l.Cycles >= fewRatios {
+		e.Learned = true
+		e.PerQ, e.SizeQ = quantile(l.PerQ, 0.9), quantile(l.Dirty, 0.9)
+		e.PerW, e.SizeW = quantile(l.PerW, 0.9), quantile(l.Written, 0.9)
+	}
+	return e
+}
+
+// Estimates of a Learned that never saw a cycle are the careful first guesses.
+func (l *Learned) known() Estimates {
+	if l.Cycles == 0 {
+		return (&Learned{}).estimates()
+	}
+	return l.Est
+}
+
+// Memory is the half-life of what was remembered as a peak.
+func Memory(rpo time.Duration) time.Duration { return max(10*time.Minute, 4*rpo) }
+
+func keep(ring *[]float64, n int, v float64) {
+	if !finite(v) {
+		return
+	}
+	r := append(*ring, compact(v))
+	*ring = r[max(0, len(r)-n):]
+	if cap(*ring) > 4*n {
+		*ring = append(make([]float64, 0, 2*n), *ring...)
+	}
+}
+
+// compact keeps four digits, so that the JSON stays small.
+func compact(v float64) float64 {
+	if v == 0 {
+		return 0
+	}
+	p := math.Pow(10, 3-math.Floor(math.Log10(math.Abs(v))))
+	if !finite(p) || p == 0 {
+		return 0
+	}
+	return math.Round(v*p) / p
+}
+
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
