@@ -53,6 +53,28 @@ func (h *Host) stopCopy(ctx context.Context, in contract.SurrenderIn) error {
 	return h.Restorer.Surrender(ctx, in.VM)
 }
 
+// takeUp lets the last holder go on after a takeover was rolled back, under a generation above it: from here a late order of
+// that takeover is refused. What it had stopped is started again.
+func (h *Host) takeUp(ctx context.Context, in contract.TakeUpIn) (contract.TakeUpOut, error) {
+	b := startBeat(ctx)
+	defer b.end()
+	if err := h.stillWanted(ctx, in.Fence); err != nil {
+		return contract.TakeUpOut{}, toWire(err)
+	}
+	if err := h.admit(in.Fence); err != nil {
+		return contract.TakeUpOut{}, toWire(err)
+	}
+	began := h.Now()
+	started, err := h.Restorer.TakeUp(ctx, in.VM)
+	if err != nil {
+		return contract.TakeUpOut{}, toWire(err)
+	}
+	if started {
+		h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation, Started: began})
+	}
+	return contract.TakeUpOut{Started: started}, nil
+}
+
 const witnessLimit = 4 * time.Second
 
 // witness never fails: that nobody answers is its answer.

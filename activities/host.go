@@ -47,6 +47,7 @@ func (h *Host) Register(short, bulk contract.Registry) {
 	contract.Observe.Register(short, h.observe)
 	contract.Seal.Register(short, h.seal)
 	contract.Surrender.Register(short, h.surrender)
+	contract.TakeUp.Register(short, h.takeUp)
 	contract.Witness.Register(short, h.witness)
 	contract.Watch.Register(short, h.watch)
 	contract.Inspect.Register(short, h.inspect)

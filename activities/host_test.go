@@ -96,6 +96,8 @@ type fakeRestorer struct {
 	err         error
 }
 
+func (f *fakeRestorer) Forget(model.VMRef) error { return nil }
+
 func (f *fakeRestorer) Surrender(context.Context, model.VMRef) error {
 	f.surrendered = true
 	return f.err

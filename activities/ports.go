@@ -66,6 +66,8 @@ type Restorer interface {
 	Confirm(ctx context.Context, vm model.VMRef, watch time.Duration) (running, guestAgent bool, detail string, err error)
 	Dismantle(ctx context.Context, vm model.VMRef, g model.Generation) error
 	Surrender(ctx context.Context, vm model.VMRef) error
+	TakeUp(ctx context.Context, vm model.VMRef) (started bool, err error)
+	Forget(vm model.VMRef) error
 	Demote(ctx context.Context, vm model.VMRef) (restore.Kept, error)
 }
 

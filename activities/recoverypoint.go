@@ -58,6 +58,7 @@ func (h *Host) retire(ctx context.Context, in contract.RetireIn) (contract.Retir
 		}
 	}
 	keep("the watch list's entry", h.Watcher.Forget(in.VM))
+	keep("the restorer's record", h.Restorer.Forget(in.VM))
 	if in.PurgeReplica {
 		keep("the replica", h.Store.Remove(ctx, in.VM))
 	}

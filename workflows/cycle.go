@@ -34,6 +34,9 @@ var errInterrupted = errors.New("interrupted")
 // cycle makes one recovery point; after a failure that could be mended it tries once more at once.
 func (p *protection) cycle(ctx workflow.Context) {
 	p.started++
+	if p.resync != "" { // not before: the cycle under way at the request would use it up
+		p.st.ForceResync, p.resync = p.resync, ""
+	}
 	p.lastEnd = p.attempt(ctx)
 	if p.lastEnd != nil && p.mend(ctx, p.lastEnd) && !p.interrupted {
 		if p.lastEnd = p.attempt(ctx); p.lastEnd != nil {

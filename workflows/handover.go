@@ -15,6 +15,9 @@ const (
 	againFirst = 30 * time.Second // until a failover that came to nothing is tried again
 	againLast  = 5 * time.Minute
 	idleWait   = 5 * time.Minute
+
+	takeUpTries = 3
+	takeUpPause = 2 * time.Second
 )
 
 // startFailover hands the VM to the failover's own workflow, which outlives a continue-as-new and even the end of this one.
@@ -104,7 +107,7 @@ func (p *protection) swapRoles(ctx workflow.Context, out contract.FailoverOut) {
 	st.Committed, st.Reseed, st.ForceResync, st.SkipFreeze = model.PointRef{}, "", "", false
 	st.InFlight, st.Observed, p.nextOrigin = nil, nil, nil
 	st.Unreplicated, st.Assumed = &now, true
-	st.Trigger, st.Off = nil, ""
+	st.Trigger, st.Off, st.TakeUp = nil, "", false
 	st.Failures, st.LastError = 0, ""
 	st.StandbyReady = false
 	p.stopFailing()
@@ -117,6 +120,7 @@ func (p *protection) cameToNothing(ctx workflow.Context, out contract.FailoverOu
 	st := p.st
 	if out.HandedBackTo == st.Primary && out.HandedBackGeneration > 0 {
 		st.Generation = out.HandedBackGeneration
+		st.TakeUp = true
 	}
 	why := "the failover to " + string(st.Failover.To) + " came to nothing: " + clip(out.Error)
 	request := st.Trigger != nil && st.Trigger.Request
@@ -143,6 +147,29 @@ func (p *protection) cameToNothing(ctx workflow.Context, out contract.FailoverOu
 	st.FailoverTries++
 	at := workflow.Now(ctx).Add(min(againFirst<<min(st.FailoverTries-1, 10), againLast))
 	st.RetryAt = &at
+}
+
+// takeUp lets the primary go on after a takeover was rolled back. A surrender may have stopped its VM, also one whose answer
+// the takeover no longer waited for; nothing was written since, so starting it again loses nothing.
+func (p *protection) takeUp(ctx workflow.Context) {
+	st := p.st
+	out, err := contract.TakeUp.Execute(ctx, p.queue(st.Primary), "go on under generation "+fmt.Sprint(st.Generation), contract.TakeUpIn{Fence: p.fence()})
+	switch {
+	case err == nil:
+		st.TakeUp, p.takeUps = false, 0
+	case p.takeUps < takeUpTries && !final(err):
+		p.takeUps++
+		p.sleep(ctx, takeUpPause, "try again to go on where it was")
+		return
+	default:
+		st.TakeUp, p.takeUps = false, 0
+		p.alert(ctx, contract.AlertFailoverFailed, string(st.Primary)+" was to go on after the failover came to nothing: "+clip(sentence(err)), advice(err))
+	}
+	if out.Started {
+		st.Off, st.Trigger = "", nil
+		p.stopFailing()
+	}
+	p.look = true
 }
 
 // failOverAgain lifts the stop: a trigger that is left fires, unless the VM runs again, and a silent host is judged anew.

@@ -227,6 +227,42 @@ func TestARequestThatComesToNothingBeforeItTouchesTheVMChangesNothing(t *testing
 	require.EqualValues(t, 1, st.Generation)
 }
 
+// The old host gave its running VM up, and then the standby could not start it: it goes on where it was, with nothing lost.
+func TestAVMStoppedForAFailoverThatCameToNothingIsStartedAgainWhereItWas(t *testing.T) {
+	w := newWorld(t).connect()
+	for range 200 {
+		w.failNext("start", refusal(model.Refused))
+	}
+	w.at(61*time.Second, func() { update(w, contract.UpdFailover, contract.FailoverRequestIn{By: "ada"}) })
+	var st contract.ProtectState
+	w.at(2*time.Minute, func() { st = w.state() })
+	w.protect(protectIn(policy()), 2*time.Minute+time.Second)
+	require.Equal(t, model.EvidenceSurrendered, st.Failover.Result.Evidence.Kind)
+	require.Equal(t, contract.OutcomeRolledBack, st.Failover.Outcome)
+	require.True(t, w.hosts[hostA].running)
+	require.Equal(t, model.PhaseProtected, st.Phase)
+	require.EqualValues(t, 3, st.Generation)
+	require.Equal(t, 1, w.count("take-up"))
+}
+
+// A surrender arrived so late that nobody waited for its answer any more: the VM is off although the takeover was rolled back.
+func TestASurrenderThatWasCarriedOutTooLateIsMadeGood(t *testing.T) {
+	w := newWorld(t).connect()
+	w.fence = false
+	w.at(61*time.Second, w.cutHost)
+	w.at(80*time.Second, func() {
+		w.hosts[hostA].running, w.hosts[hostA].stopped = false, true
+		w.hostIsBack(hostA)
+	})
+	var st contract.ProtectState
+	w.at(2*time.Minute, func() { st = w.state() })
+	w.protect(protectIn(policy()), 2*time.Minute+time.Second)
+	require.Equal(t, contract.OutcomeRolledBack, st.Failover.Outcome)
+	require.True(t, w.hosts[hostA].running)
+	require.Equal(t, model.PhaseProtected, st.Phase)
+	require.Empty(t, st.Alerts)
+}
+
 func TestUnprotectAndSyncAreRefusedDuringAFailover(t *testing.T) {
 	w := newWorld(t).connect()
 	var unprotect *answer[contract.UnprotectOut]

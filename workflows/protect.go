@@ -38,11 +38,13 @@ type protection struct {
 	nextOrigin  *time.Time          // oldest write seen since the open capture
 	lastEnd     error               // of the last cycle
 
-	requests int  // cycles that people wait for
-	started  int  // cycles
-	ended    int  // cycles
-	judging  bool // the judge coroutine lives
-	blind    int  // looks that failed in a row
+	wanted  int    // number of the cycle that people wait for: it begins after their request
+	resync  string // why that cycle does not trust the bitmaps; empty when it does
+	started int    // cycles
+	ended   int    // cycles
+	takeUps int    // that failed in a row
+	judging bool   // the judge coroutine lives
+	blind   int    // looks that failed in a row
 
 	unprotect *contract.UnprotectIn
 	retired   *contract.UnprotectOut
@@ -101,6 +103,8 @@ func (p *protection) run(ctx workflow.Context) error {
 			return p.retire(ctx)
 		case p.failingOver():
 			p.awaitFailover(ctx)
+		case p.st.TakeUp && !p.silent(p.st.Primary):
+			p.takeUp(ctx)
 		case p.st.Trigger != nil && p.blocked() == "":
 			p.startFailover(ctx)
 		case p.mustContinueAsNew(ctx):

@@ -97,6 +97,27 @@ func TestReplicateNowAnswersWithAPointTakenAfterTheRequest(t *testing.T) {
 	require.Equal(t, string(model.ModeResync), got.Out.Point.Modes)
 }
 
+func TestASyncMakesOnePointAndAResyncIsNotUsedUpByACycleUnderWay(t *testing.T) {
+	w := newWorld(t)
+	w.idle = true
+	var points int
+	w.hooks["replicate"] = func(context.Context) {
+		if points++; points == 2 { // the cycle that the first request asked for is under way
+			done := make(chan struct{})
+			w.env.RegisterDelayedCallback(func() {
+				update(w, contract.UpdReplicateNow, contract.ReplicateNowIn{By: "ada", Resync: true})
+				close(done)
+			}, 0)
+			<-done
+		}
+	}
+	w.at(61*time.Second, func() { update(w, contract.UpdReplicateNow, contract.ReplicateNowIn{By: "ada"}) })
+	w.protect(protectIn(policy()), 3*time.Minute)
+	require.Len(t, w.taken, 3, "the first copy and one point for each request")
+	require.Empty(t, w.taken[1].ForceResync)
+	require.Equal(t, "asked for by ada", w.taken[2].ForceResync)
+}
+
 func TestSetPolicyChangesTheDistanceOfPoints(t *testing.T) {
 	w := newWorld(t)
 	var refused *answer[contract.DescribeOut]

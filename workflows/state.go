@@ -31,7 +31,7 @@ func (p *protection) cadenceInput(now time.Time) cadence.Input {
 	st := p.st
 	in := cadence.Input{
 		Now: now, RPO: st.Policy.RPO, Committed: !p.parent().IsZero(), LastCapture: p.lastCapture(), Oldest: st.Unreplicated,
-		Dirty: -1, Samples: p.samples(), RetryAt: st.RetryAt, Requested: p.requests > 0, Paused: st.Paused != nil, Hindered: p.hindered(),
+		Dirty: -1, Samples: p.samples(), RetryAt: st.RetryAt, Requested: p.wanted > p.started, Paused: st.Paused != nil, Hindered: p.hindered(),
 	}
 	if o := st.Observed; o != nil {
 		in.Dirty, in.WriteRate = o.DirtyBytes, o.WriteRate

@@ -106,12 +106,11 @@ func (p *protection) cannotCycle() error {
 // replicateNow waits for a cycle that began after the request: one under way may have captured too early.
 func (p *protection) replicateNow(ctx workflow.Context, in contract.ReplicateNowIn) (contract.ReplicateNowOut, error) {
 	if in.Resync {
-		p.st.ForceResync = "asked for by " + in.By
+		p.resync = "asked for by " + in.By
 	}
-	p.requests++
-	defer func() { p.requests-- }()
 	p.wake = true
 	mine := p.started + 1
+	p.wanted = max(p.wanted, mine)
 	err := workflow.Await(ctx, func() bool { return p.ended >= mine || p.cannotCycle() != nil })
 	switch {
 	case err != nil:

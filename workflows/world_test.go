@@ -35,6 +35,7 @@ type fakeHost struct {
 	cutOff  bool // its agent takes no work, whatever else lives there
 	off     bool // no power
 	running bool // a copy of the VM runs
+	stopped bool // it was stopped for a takeover
 	floor   model.Generation
 	points  []contract.PointView
 }
@@ -319,8 +320,22 @@ func (w *world) serveHosts() {
 		if err := h.admit(in.Fence); err != nil {
 			return contract.EvidenceOut{}, err
 		}
+		h.stopped = (h.stopped || h.running) && !in.Demote
 		h.running = false
 		return w.evidence(model.EvidenceSurrendered, in.Generation)
+	})
+	serve(w, contract.TakeUp, func(h *fakeHost, in contract.TakeUpIn) (contract.TakeUpOut, error) {
+		if err := h.admit(in.Fence); err != nil {
+			return contract.TakeUpOut{}, err
+		}
+		out := contract.TakeUpOut{Started: h.stopped && !h.running}
+		for _, other := range w.hosts {
+			if out.Started && other.running {
+				w.t.Errorf("a second copy is started on %s while one runs on %s", h.id, other.id)
+			}
+		}
+		h.running, h.stopped = h.running || out.Started, false
+		return out, nil
 	})
 	serve(w, contract.Materialize, func(h *fakeHost, in contract.MaterializeIn) (contract.MaterializeOut, error) {
 		return contract.MaterializeOut{Point: in.Point, Disks: []model.Disk{{Target: "vda"}}}, h.admit(in.Fence)

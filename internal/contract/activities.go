@@ -241,6 +241,16 @@ type SurrenderIn struct {
 	Demote bool `json:"demote,omitempty"`
 }
 
+// TakeUpIn lets the last holder of a VM go on under the generation that a rolled-back takeover ended with.
+type TakeUpIn struct {
+	Fence
+}
+
+// TakeUpOut says what it took.
+type TakeUpOut struct {
+	Started bool `json:"started"` // it had been stopped for the takeover
+}
+
 // EvidenceOut is evidence that the old VM is off.
 type EvidenceOut struct {
 	Evidence model.Evidence `json:"evidence"`
@@ -340,6 +350,7 @@ var (
 	Discard     = Activity[PointIn, None]{"discard", hostOptions(60, 6, 3)}
 	Seal        = Activity[SealIn, SealOut]{"seal", hostOptions(15, 0, 3)}
 	Surrender   = Activity[SurrenderIn, EvidenceOut]{"surrender", surrenderOptions()}
+	TakeUp      = Activity[TakeUpIn, TakeUpOut]{"take-up", hostOptions(60, 6, 3)}
 	Witness     = Activity[WitnessIn, WitnessOut]{"witness", hostOptions(6, 0, 1)}
 	Materialize = Activity[MaterializeIn, MaterializeOut]{"materialize", hostOptions(60, 6, 3)}
 	Start       = Activity[StartIn, StartOut]{"start", hostOptions(120, 6, 3)}

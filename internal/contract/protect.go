@@ -119,6 +119,8 @@ type ProtectState struct {
 	Failed string `json:"failed,omitempty"`
 	// RetryAt is the end of the back-off after a failure.
 	RetryAt *time.Time `json:"retry_at,omitempty"`
+	// TakeUp says that a takeover was rolled back: the primary is told to go on, and starts what it had stopped for it.
+	TakeUp bool `json:"take_up,omitempty"`
 	// SkipFreeze makes the next capture crash-consistent, after the guest's agent failed to freeze.
 	SkipFreeze bool `json:"skip_freeze,omitempty"`
 	// Trigger is a reason to fail over that has not led to a finished failover yet.

@@ -24,6 +24,13 @@ type started struct {
 	StartedAt time.Time `json:"started_at"` // zero until it ran
 }
 
+// surrendered says that a running copy was stopped for a takeover, in surrendered/<uuid>.json: when the takeover comes to
+// nothing, it is started again.
+type surrendered struct {
+	VM model.VMRef `json:"vm"`
+	At time.Time   `json:"at"`
+}
+
 // Kept says what Demote left on a former primary as a rescue copy.
 type Kept struct {
 	VM    model.VMRef `json:"vm"`
@@ -34,6 +41,9 @@ type Kept struct {
 
 func (r *Restorer) restored(uuid string) string {
 	return filepath.Join(r.o.StateDir, "restored", uuid+".json")
+}
+func (r *Restorer) surrendered(uuid string) string {
+	return filepath.Join(r.o.StateDir, "surrendered", uuid+".json")
 }
 func (r *Restorer) demotedXML(uuid string) string {
 	return filepath.Join(r.o.StateDir, "demoted", uuid+".xml")

@@ -300,6 +300,31 @@ type unstoppable struct{ *fake.Hypervisor }
 
 func (unstoppable) Destroy(context.Context, string) error { return nil }
 
+// Only what was stopped for a takeover is started again, also by another process of the agent, and once.
+func TestWhatWasStoppedForATakeoverIsTakenUpAgainAndNothingElse(t *testing.T) {
+	h := newHost(t)
+	h.define()
+	require.NoError(t, h.hv.Start(ctx, vm.UUID))
+	require.NoError(t, h.restorer().Surrender(ctx, vm))
+	require.False(t, h.domain().State.Active())
+
+	started, err := h.restorer().TakeUp(ctx, vm)
+	require.NoError(t, err)
+	require.True(t, started)
+	require.True(t, h.domain().State.Active())
+
+	require.NoError(t, h.hv.Destroy(ctx, vm.UUID)) // by its owner
+	started, err = h.restorer().TakeUp(ctx, vm)
+	require.NoError(t, err)
+	require.False(t, started)
+	require.False(t, h.domain().State.Active())
+
+	require.NoError(t, h.restorer().Surrender(ctx, vm))
+	started, err = h.restorer().TakeUp(ctx, vm)
+	require.NoError(t, err)
+	require.False(t, started, "it was off already when it was given up")
+}
+
 func TestSurrenderProvesTheCopyGoneOrFails(t *testing.T) {
 	h := newHost(t)
 	require.NoError(t, h.restorer().Surrender(ctx, vm), "not here at all")

@@ -62,6 +62,9 @@ func (r *Restorer) Surrender(ctx context.Context, vm model.VMRef) error {
 		}
 	}
 	if dom.State.Active() {
+		if err := r.write(r.surrendered(vm.UUID), surrendered{VM: vm, At: r.o.Now().UTC()}); err != nil {
+			return err
+		}
 		if err := r.hv.Destroy(ctx, vm.UUID); err != nil {
 			return err
 		}
@@ -76,6 +79,42 @@ func (r *Restorer) Surrender(ctx context.Context, vm model.VMRef) error {
 		return r.fail(model.FenceUnconfirmed, vm, nil, "the VM is off, but autostart is still on")
 	}
 	return nil
+}
+
+// TakeUp starts the copy that Surrender stopped, after the takeover was rolled back and the VM may run here again. A VM that
+// was off for any other reason is left alone. It says whether it started one.
+func (r *Restorer) TakeUp(ctx context.Context, vm model.VMRef) (bool, error) {
+	if !model.ValidUUID(vm.UUID) {
+		return false, r.fail(model.InvalidArgument, vm, nil, "%q is not the UUID of a VM", vm.UUID)
+	}
+	var rec surrendered
+	if err := r.read(r.surrendered(vm.UUID), &rec); err != nil || rec.At.IsZero() {
+		return false, err
+	}
+	dom, found, err := r.lookup(ctx, vm.UUID)
+	switch {
+	case err != nil:
+		return false, err
+	case !found:
+		return false, r.fail(model.NotFound, vm, nil, "the VM was stopped for a takeover and is not defined here any more").
+			WithTry("understudy failover " + vm.Name)
+	}
+	began := !dom.State.Active()
+	if err := r.hv.Start(ctx, vm.UUID); err != nil { // one that runs is success
+		return false, err
+	}
+	return began, r.remove(r.surrendered(vm.UUID))
+}
+
+// Forget drops what is remembered of restores and surrenders of a VM that is no longer protected. Rescue copies stay.
+func (r *Restorer) Forget(vm model.VMRef) error {
+	if !model.ValidUUID(vm.UUID) {
+		return r.fail(model.InvalidArgument, vm, nil, "%q is not the UUID of a VM", vm.UUID)
+	}
+	if err := r.remove(r.surrendered(vm.UUID)); err != nil {
+		return err
+	}
+	return r.remove(r.restored(vm.UUID))
 }
 
 // Demote makes a former primary fit to be the standby: the local copy is stopped, its definition removed and kept aside as
@@ -112,6 +151,9 @@ func (r *Restorer) Demote(ctx context.Context, vm model.VMRef) (Kept, error) {
 		return Kept{}, err
 	}
 	if err := r.hv.Undefine(ctx, vm.UUID); err != nil {
+		return Kept{}, err
+	}
+	if err := r.remove(r.surrendered(vm.UUID)); err != nil {
 		return Kept{}, err
 	}
 	return kept, r.remove(r.restored(vm.UUID))
