@@ -55,8 +55,7 @@ func TestWithoutProofThatTheOldVMIsOffNothingIsStarted(t *testing.T) {
 	s.untilSeq(2*time.Minute, 2)
 
 	// The fence device is dead and the host is cut off from everybody, but its VM runs on.
-	s.run("fence-fault", hostA, "--on")
-	t.Cleanup(func() { _, _ = s.lab.Run(s.ctx, "fence-fault", hostA, "--off") })
+	s.fenceFault(hostA)
 	s.run("partition", hostA)
 	s.until(3*time.Minute, "the alert that asks a person", func(p labkit.Protection) bool {
 		for _, a := range p.Alerts {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +27,8 @@ type story struct {
 	lab   *labkit.Lab
 	name  string
 	watch *labkit.Watcher
+	// repairs undo what a story did to the lab; they run when the guest is gone, newest first, with a context that lives.
+	repairs []func(ctx context.Context)
 }
 
 // begin boots a guest on host-a and waits until it works. At the end the protection and the guest are removed wherever
@@ -70,6 +73,25 @@ func (s *story) end() {
 	for _, h := range []string{hostA, hostB} {
 		_, _ = s.lab.Run(ctx, "guest", h, s.name, "--remove")
 	}
+	for _, repair := range slices.Backward(s.repairs) {
+		repair(ctx)
+	}
+}
+
+// repair runs a command in a lab host at the end of the story.
+func (s *story) repair(host string, argv ...string) {
+	s.repairs = append(s.repairs, func(ctx context.Context) {
+		if _, err := s.lab.Exec(ctx, host, argv...); err != nil {
+			s.t.Errorf("repair at the end: %v", err)
+		}
+	})
+}
+
+// fenceFault makes the fence device of a host fail until the end of the story.
+func (s *story) fenceFault(host string) {
+	s.t.Helper()
+	s.run("fence-fault", host, "--on")
+	s.repairs = append(s.repairs, func(ctx context.Context) { _, _ = s.lab.Run(ctx, "fence-fault", host, "--off") })
 }
 
 func (s *story) hostsUp() {

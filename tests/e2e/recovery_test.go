@@ -100,7 +100,7 @@ func TestTheStandbyIsFullAndThePreviousPointStaysIntact(t *testing.T) {
 	store := "/var/lib/understudy/replicas"
 	// 256 MiB of it stay free for what must never fail for want of space.
 	s.exec(hostB, "mount -t tmpfs -o size=420m tmpfs "+store)
-	t.Cleanup(func() { _, _ = s.lab.Exec(s.ctx, hostB, "umount", "-l", store) })
+	s.repair(hostB, "umount", "-l", store)
 	s.protect("--rpo", "10s", "--failover", "manual")
 	before := s.newest()
 

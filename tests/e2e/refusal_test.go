@@ -51,11 +51,11 @@ func TestADiskOutsideTheAllowedFoldersIsRefused(t *testing.T) {
 	s.exec(hostA, `set -e
 virsh destroy outside >/dev/null
 disk=$(virsh domblklist outside | awk '$1=="vda" {print $2}')
-mkdir -p /srv/elsewhere && mv "$disk" /srv/elsewhere/disk.qcow2 && ln -s /srv/elsewhere/disk.qcow2 "$disk"
+mkdir -p /var/lib/libvirt/elsewhere && mv "$disk" /var/lib/libvirt/elsewhere/disk.qcow2 && ln -s /var/lib/libvirt/elsewhere/disk.qcow2 "$disk"
 virsh start outside >/dev/null`)
-	t.Cleanup(func() { _, _ = s.lab.Exec(s.ctx, hostA, "rm", "-rf", "/srv/elsewhere") })
+	s.repair(hostA, "rm", "-rf", "/var/lib/libvirt/elsewhere")
 	said := s.refused(exitUnsafe, "protect", "--standby", hostB, s.name)
-	require.Contains(t, said, "/srv/elsewhere", "a link out of the folder is followed before it is judged")
+	require.Contains(t, said, "/var/lib/libvirt/elsewhere", "a link out of the folder is followed before it is judged")
 	require.Contains(t, said, "Try:")
 	s.nothingLeft()
 }
@@ -66,7 +66,7 @@ func TestAStandbyWithoutRoomIsRefusedBeforeAnythingIsSent(t *testing.T) {
 	s.fillDisk(hostA, 64<<20)
 	store := "/var/lib/understudy/replicas"
 	s.exec(hostB, "mount -t tmpfs -o size=40m tmpfs "+store)
-	t.Cleanup(func() { _, _ = s.lab.Exec(s.ctx, hostB, "umount", "-l", store) })
+	s.repair(hostB, "umount", "-l", store)
 	said := s.refused(exitFailed, "protect", "--standby", hostB, s.name)
 	require.Contains(t, said, hostB)
 	s.nothingLeft()
@@ -80,8 +80,7 @@ func TestASecondProtectionAndUnprotectDuringAFailoverAreConflicts(t *testing.T) 
 	s.untilSeq(time.Minute, 2)
 
 	// Without power control and without an agent to surrender, the failover searches for evidence for a while.
-	s.run("fence-fault", hostA, "--on")
-	t.Cleanup(func() { _, _ = s.lab.Run(s.ctx, "fence-fault", hostA, "--off") })
+	s.fenceFault(hostA)
 	s.run("partition", hostA)
 	s.until(2*time.Minute, "the failover to begin", func(p labkit.Protection) bool { return p.Phase == "FailingOver" })
 	said := s.refused(exitConflict, "unprotect", "--yes", s.name)
