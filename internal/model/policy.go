@@ -43,11 +43,30 @@ type Policy struct {
 	MaxBandwidth int64 `json:"max_bandwidth"`
 	// Compression of what is sent: "auto", "off", "fast", "default" or "best".
 	Compression string `json:"compression"`
+	// Hourly and Daily keep, beyond KeepLast, the newest point of each of that many hours and days (UTC) that have one.
+	Hourly int `json:"hourly,omitempty"`
+	Daily  int `json:"daily,omitempty"`
+	// Calendar changes parts of this at certain hours; nil when there is none.
+	Calendar *Calendar `json:"calendar,omitempty"`
 }
 
 // DefaultPolicy is used for whatever the user does not say.
 func DefaultPolicy() Policy {
 	return Policy{Version: 1, RPO: 30 * time.Second, Tier: Silver, KeepLast: 8, Failover: FailoverAuto, Compression: "auto"}
+}
+
+// Preset is the policy of a tier, before anything else was said.
+func Preset(t Tier) Policy {
+	p := DefaultPolicy()
+	p.Tier = t
+	switch t {
+	case Gold:
+		p.RPO, p.KeepLast = 10*time.Second, 16
+	case Silver:
+	case Bronze:
+		p.RPO, p.KeepLast = 5*time.Minute, 4
+	}
+	return p
 }
 
 // Validate refuses contradictory or impossible requirements, with the reason.
@@ -61,6 +80,15 @@ func (p Policy) Validate() error {
 			WithTry("--keep-last 8")
 	case p.MaxBandwidth < 0:
 		return Fail(InvalidArgument, nil, "bandwidth must not be negative, it is %d bytes/s", p.MaxBandwidth)
+	case p.Hourly < 0 || p.Daily < 0:
+		return Fail(InvalidArgument, nil, "hourly and daily must not be negative")
+	case p.Hourly > MaxKeep || p.Daily > MaxKeep || p.KeepLast+p.Hourly+p.Daily > MaxKeep:
+		return Fail(InvalidArgument, nil, "keep-last, hourly and daily together keep at most %d points", MaxKeep)
+	case p.Hourly > 0 && p.RPO > time.Hour:
+		return Fail(InvalidArgument, nil, "an RPO of %s does not make a point each hour to keep", p.RPO)
+	}
+	if err := p.validateCalendar(); err != nil {
+		return err
 	}
 	if err := oneOf("tier", string(p.Tier), string(Gold), string(Silver), string(Bronze)); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"understudy/internal/blockio/blockiotest"
 	"understudy/internal/durable"
+	"understudy/internal/decide/retention"
 	"understudy/internal/model"
 )
 
@@ -212,4 +213,19 @@ func TestAPersonWithQemuImgAloneRestoresADisk(t *testing.T) {
 	xml, err := os.ReadFile(filepath.Join(out, "domain.xml"))
 	require.NoError(t, err)
 	require.Equal(t, "<domain/>\n", string(xml))
+}
+
+func TestPointsOfHoursStayWhileThoseAroundThemAreDropped(t *testing.T) {
+	g := newRig(t)
+	g.disks["vda"] = make([]byte, mib)
+	for seq := model.Seq(1); seq <= 7; seq++ { // from 22:33 to 00:33
+		g.write("vda", int(seq)*8192, 20000)
+		g.cycle(seq, seq-1)
+	}
+	dropped, postponed, err := g.store.PruneTo(t.Context(), vm1, retention.Rules{Last: 2, Hourly: 3})
+	require.NoError(t, err)
+	require.Empty(t, postponed)
+	require.Equal(t, []model.Seq{1, 3, 4}, dropped)
+	require.Equal(t, []model.Seq{2, 5, 6, 7}, g.listed())
+	g.checkAll()
 }

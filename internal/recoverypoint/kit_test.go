@@ -137,8 +137,10 @@ func (g *rig) receive(spec model.StagingSpec) error {
 	return st.Close()
 }
 
+// manifestOf is a point taken twenty minutes after the one before; the first at 22:33.
 func manifestOf(spec model.StagingSpec) model.Point {
-	p := model.Point{VM: spec.VM, PointRef: spec.PointRef, Parent: spec.Parent, Primary: "host-a", TakenAt: time.Unix(1700000000, 0).UTC(), Consistency: model.CrashConsistent, DomainXML: "<domain/>"}
+	at := time.Unix(1700000000, 0).UTC().Add(time.Duration(spec.Seq) * 20 * time.Minute)
+	p := model.Point{VM: spec.VM, PointRef: spec.PointRef, Parent: spec.Parent, Primary: "host-a", TakenAt: at, Consistency: model.CrashConsistent, DomainXML: "<domain/>"}
 	for _, d := range spec.Disks {
 		p.Disks = append(p.Disks, model.PointDisk{Target: d.Target, Size: d.Size, Mode: d.Mode, SourceFormat: model.FormatQCOW2})
 	}

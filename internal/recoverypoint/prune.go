@@ -50,9 +50,14 @@ func decodePlan(p []byte) (plan, error) {
 // errUrgent ends retention for something that cannot wait.
 var errUrgent = errors.New("something more urgent came")
 
-// Prune drops the oldest points until keepLast are left, and never the newest two. postponed says why it did nothing, or
-// not all: a point is in use or being received, or something more urgent came. What was begun is ended by the next call.
+// Prune drops the oldest points until keepLast are left; see PruneTo.
 func (s *Store) Prune(ctx context.Context, vm model.VMRef, keepLast int) (dropped []model.Seq, postponed string, err error) {
+	return s.PruneTo(ctx, vm, retention.Rules{Last: keepLast})
+}
+
+// PruneTo drops the points that no rule keeps, and never the newest two. postponed says why it did nothing, or not all: a
+// point is in use or being received, or something more urgent came. What was begun is ended by the next call.
+func (s *Store) PruneTo(ctx context.Context, vm model.VMRef, rules retention.Rules) (dropped []model.Seq, postponed string, err error) {
 	r, err := s.enter(ctx, vm, false)
 	if err != nil {
 		if model.KindOf(err) == model.NotFound {
@@ -61,17 +66,17 @@ func (s *Store) Prune(ctx context.Context, vm model.VMRef, keepLast int) (droppe
 		return nil, "", err
 	}
 	defer r.leave()
-	return s.prune(ctx, r, keepLast)
+	return s.prune(ctx, r, rules)
 }
 
-// prune runs with the turn held. keepLast 0 only ends what was begun.
-func (s *Store) prune(ctx context.Context, r *replica, keepLast int) (dropped []model.Seq, postponed string, err error) {
+// prune runs with the turn held. Without rules it only ends what was begun.
+func (s *Store) prune(ctx context.Context, r *replica, rules retention.Rules) (dropped []model.Seq, postponed string, err error) {
 	before := seqs(r.points)
 	begun, err := exists(r.home.plan())
 	if err != nil {
 		return nil, "", ioFailure(err, "looking for a plan in %s", r.home)
 	}
-	if !begun && (keepLast == 0 || len(retention.KeepLast(before, keepLast)) == 0) {
+	if !begun && (rules.Last == 0 || len(rules.Drop(dated(r.points))) == 0) {
 		return nil, "", nil
 	}
 	if reason, err := r.inTheWay(); err != nil || reason != "" {
@@ -82,8 +87,8 @@ func (s *Store) prune(ctx context.Context, r *replica, keepLast int) (dropped []
 	if begun {
 		err = s.runPlan(ctx, r)
 	}
-	if err == nil && keepLast > 0 {
-		err = s.dropPoints(ctx, r, retention.KeepLast(seqs(r.points), keepLast))
+	if err == nil && rules.Last > 0 {
+		err = s.dropPoints(ctx, r, rules.Drop(dated(r.points)))
 	}
 	for _, seq := range before {
 		if !slices.Contains(seqs(r.points), seq) {
@@ -105,6 +110,14 @@ func seqs(points []model.Point) []model.Seq {
 	list := make([]model.Seq, len(points))
 	for i, p := range points {
 		list[i] = p.Seq
+	}
+	return list
+}
+
+func dated(points []model.Point) []retention.Point {
+	list := make([]retention.Point, len(points))
+	for i, p := range points {
+		list[i] = retention.Point{Seq: p.Seq, TakenAt: p.TakenAt}
 	}
 	return list
 }
@@ -275,6 +288,6 @@ func (s *Store) finishPlan(r *replica) {
 	closed := s.closed
 	s.mu.Unlock()
 	if !closed && r.broken == nil && r.chain.Format != 0 {
-		_, _, _ = s.prune(context.Background(), r, 0) // the next Prune tells what is wrong
+		_, _, _ = s.prune(context.Background(), r, retention.Rules{}) // the next Prune tells what is wrong
 	}
 }
