@@ -60,6 +60,7 @@ type pointBrief struct {
 	SentBytes   int64             `json:"sent_bytes"`
 	Stall       float64           `json:"stall_ms"`
 	Cycle       float64           `json:"cycle_ms"`
+	Replicate   float64           `json:"replicate_ms"`
 }
 
 type alertView struct {
@@ -210,7 +211,7 @@ func lastPoint(st contract.ProtectState) *pointBrief {
 func briefOf(p contract.PointSummary) *pointBrief {
 	return &pointBrief{
 		Seq: uint64(p.Seq), Generation: uint64(p.Generation), TakenAt: p.TakenAt, VerifiedAt: p.VerifiedAt, Consistency: p.Consistency,
-		Mode: p.Modes, DirtyBytes: p.DirtyBytes, SentBytes: p.SentBytes, Stall: p.StallMS, Cycle: p.CycleMS,
+		Mode: p.Modes, DirtyBytes: p.DirtyBytes, SentBytes: p.SentBytes, Stall: p.StallMS, Cycle: p.CycleMS, Replicate: p.ReplicateMS,
 	}
 }
 

@@ -163,6 +163,7 @@ func (c capture) summary(sent contract.ReplicateOut, proved contract.VerifyOut, 
 	return contract.PointSummary{
 		PointRef: c.Point, TakenAt: c.TakenAt, VerifiedAt: proved.VerifiedAt, Consistency: c.Consistency, Modes: string(c.worstMode()),
 		DirtyBytes: c.DirtyBytes, SentBytes: sent.SentBytes, StallMS: c.StallMS, CycleMS: float64(ended.Sub(began)) / float64(time.Millisecond),
+		ReplicateMS: float64(sent.Took) / float64(time.Millisecond),
 	}
 }
 

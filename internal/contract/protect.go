@@ -37,7 +37,8 @@ type PointSummary struct {
 	DirtyBytes  int64             `json:"dirty_bytes"`
 	SentBytes   int64             `json:"sent_bytes"`
 	StallMS     float64           `json:"stall_ms"`
-	CycleMS     float64           `json:"cycle_ms"` // snapshot start to commit
+	CycleMS     float64           `json:"cycle_ms"`               // snapshot start to commit
+	ReplicateMS float64           `json:"replicate_ms,omitempty"` // of the replicate stage, its last attempt
 }
 
 // Totals count since the protection began.

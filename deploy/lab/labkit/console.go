@@ -189,6 +189,19 @@ func (w *Watcher) note(l Line) {
 	}
 }
 
+// Lines returns all lines of a host so far, oldest first.
+func (w *Watcher) Lines(host string) []Line {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []Line
+	for _, l := range w.lines {
+		if l.Host == host {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
 // Acks returns all acknowledged rows so far, oldest first.
 func (w *Watcher) Acks() []Ack {
 	w.mu.Lock()

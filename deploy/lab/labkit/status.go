@@ -38,6 +38,8 @@ type Protection struct {
 		DirtyBytes int64     `json:"dirty_bytes"`
 		SentBytes  int64     `json:"sent_bytes"`
 		Stall      float64   `json:"stall_ms"`
+		Cycle      float64   `json:"cycle_ms"`
+		Replicate  float64   `json:"replicate_ms"`
 	} `json:"last_point"`
 	Points   int              `json:"points"`
 	Failover *json.RawMessage `json:"failover"`
