@@ -98,6 +98,10 @@ func (d *demo) protect(ctx context.Context) ([]labkit.Point, error) {
 	_, err := d.lab.WaitStatus(waitCtx, guest, fmt.Sprintf("%d verified points", d.points), func(p labkit.Protection) bool {
 		if p.Points > seen && p.LastPoint != nil {
 			seen = p.Points
+			if p.LastPoint.Mode != "delta" {
+				d.say("point %d verified: %s copy, %s sent", p.LastPoint.Seq, p.LastPoint.Mode, size(p.LastPoint.SentBytes))
+				return p.Points >= d.points
+			}
 			d.say("point %d verified: %s dirty by bitmap, %s sent, exposure %.1f s of %.0f s (%s)", p.LastPoint.Seq,
 				size(p.LastPoint.DirtyBytes), size(p.LastPoint.SentBytes), p.RPO.Exposure, p.RPO.Target, p.RPO.State)
 		}

@@ -45,8 +45,10 @@ func newReport(d *demo, w *labkit.Watcher, points []labkit.Point, after labkit.P
 	var calls, gaps []float64
 	for _, p := range points {
 		dirty, _, sent := p.Sum()
-		r.BytesDirty += dirty
 		r.BytesSent += sent
+		if p.Disks[0].Mode == "delta" { // a full copy knows no dirty bytes
+			r.BytesDirty += dirty
+		}
 		calls = append(calls, p.Stall)
 		gaps = append(gaps, gapAround(w.Acks(), p.TakenAt))
 	}

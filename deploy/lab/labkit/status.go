@@ -37,6 +37,7 @@ type Protection struct {
 		VerifiedAt time.Time `json:"verified_at"`
 		DirtyBytes int64     `json:"dirty_bytes"`
 		SentBytes  int64     `json:"sent_bytes"`
+		Mode       string    `json:"mode"`
 		Stall      float64   `json:"stall_ms"`
 		Cycle      float64   `json:"cycle_ms"`
 		Replicate  float64   `json:"replicate_ms"`
