@@ -50,6 +50,9 @@ func (a *Adaptive) forget(r *run, now float64, kept bool) {
 		a.oldest = math.Inf(1)
 	}
 	a.dirty, a.dirtyAt, a.polled = -1, -1, 0
+	if early := math.Floor((r.lastInstant+r.s.RPO.Seconds()/8)/a.h) * a.h; !kept && early < now && early > r.lastInstant {
+		a.poll(r, early) // sizes can be asked for while a backup job runs
+	}
 	a.look(r, math.Floor(now/a.h)*a.h)
 }
 
@@ -97,6 +100,7 @@ func (a *Adaptive) next(r *run, now float64) float64 {
 				continue
 			}
 			a.pred = in.Moves()
+			r.bound(string(c.Binding))
 			return now
 		}
 		sample := (math.Floor(now/a.h+1e-6) + 1) * a.h

@@ -4,31 +4,39 @@ import "math"
 
 // Result is what a schedule cost and kept.
 type Result struct {
-	Trace      string  `json:"trace"`
-	Planner    string  `json:"planner"`
-	Seconds    float64 `json:"seconds"`
-	RPO        float64 `json:"rpo_s"`
-	Link       float64 `json:"link_bytes_per_s"`
-	Cycles     int     `json:"cycles"`
-	Failed     int     `json:"failed_attempts"`
-	Bytes      float64 `json:"sent_bytes"`
-	Dirty4K    float64 `json:"changed_bytes"`          // by blocks of 4 KiB
-	Dirty64K   float64 `json:"changed_clusters_bytes"` // had whole clusters been sent
-	CPU        float64 `json:"cpu_s"`
-	Looks      int     `json:"decisions"`
-	Polls      int     `json:"size_polls"`
-	P50        float64 `json:"exposure_p50_s"`
-	P99        float64 `json:"exposure_p99_s"`
-	Max        float64 `json:"exposure_max_s"`
-	Violations int     `json:"violations"`
-	Late       float64 `json:"violated_s"`
-	Trail      []Step  `json:"-"`
+	Trace      string         `json:"trace"`
+	Planner    string         `json:"planner"`
+	Seconds    float64        `json:"seconds"`
+	RPO        float64        `json:"rpo_s"`
+	Link       float64        `json:"link_bytes_per_s"`
+	Cycles     int            `json:"cycles"`
+	Failed     int            `json:"failed_attempts"`
+	Bytes      float64        `json:"sent_bytes"`
+	Dirty4K    float64        `json:"changed_bytes"`          // by blocks of 4 KiB
+	Dirty64K   float64        `json:"changed_clusters_bytes"` // had whole clusters been sent
+	CPU        float64        `json:"cpu_s"`
+	Looks      int            `json:"decisions"`
+	Polls      int            `json:"size_polls"`
+	P50        float64        `json:"exposure_p50_s"`
+	P99        float64        `json:"exposure_p99_s"`
+	Max        float64        `json:"exposure_max_s"`
+	Violations int            `json:"violations"`
+	Late       float64        `json:"violated_s"`
+	Bindings   map[string]int `json:"bindings,omitempty"` // starts by the constraint that decided them
+	Trail      []Step         `json:"-"`
 
 	lastWork float64
 }
 
 // LateShare is the share of the time in violation.
 func (r Result) LateShare() float64 { return r.Late / max(r.Seconds, 1) }
+
+func (r *run) bound(by string) {
+	if r.res.Bindings == nil {
+		r.res.Bindings = map[string]int{}
+	}
+	r.res.Bindings[by]++
+}
 
 // Step is one verified cycle, for a plot.
 type Step struct{ Instant, Verified, Oldest, Sent, Changed float64 }

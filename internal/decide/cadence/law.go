@@ -7,53 +7,29 @@ import (
 	"understudy/internal/model"
 )
 
-// Constants of the law. docs/POLICY.md says what each is for and what another value does.
-const (
-	seedGuard   = 0.7 // of the throughput of the seeding
-	coldFixed   = 1.0 // s, least fixed cost while few cycles were seen
-	unseenWire  = 0.6 // bytes sent per byte changed beyond the sizes seen, at least
-	loadSlope   = 0.8 // of the age limit over the load
-	leastLimit  = 0.25
-	reserveFrom = 0.25 // of RPO: from this age on the reserve counts
-	reserve     = 0.5  // of the largest growth remembered
-	reaction    = 0.3  // s from the decision to the instant of the capture
-	coldRate    = 8 << 20
-	shortest    = 0.05 // s: no timer is finer
-	bigJump     = 0.25 // of the bytes known: the counter jumped, ask for the size at once
-	jumpFloor   = 1 << 20
-	crowdFrom   = 0.85 // allocator: eligible from max(0.5, 0.85 - 0.6 U) of RPO
-	crowdSlope  = 0.6
-	crowdLeast  = 0.5
-)
-
-// Period is how often the write counters are read: h.
-func Period(rpo time.Duration) time.Duration {
-	return min(max(rpo/40, 250*time.Millisecond), 4*time.Second)
-}
-
-// Margin is kept between the planned verification and the target.
-func Margin(rpo time.Duration) time.Duration { return max(500*time.Millisecond, scale(rpo, 0.05)) }
-
 // terms are the quantities of the law, in seconds and bytes.
 type terms struct {
+	k                     Constants
 	rpo, age, h, margin   float64
 	b, g, gReserve, stale float64
 	e                     Estimates
 	rate, load, limit     float64
 	d, slack              float64
+	most, opens           float64 // dirty clusters, and bytes/s of new ones since early in the window
 	tmin                  float64 // until the least distance is over
 }
 
 func (in Input) terms() terms {
 	l, rpo := in.Learned, in.RPO
+	k := l.constants()
 	t := terms{
-		rpo: rpo.Seconds(), age: in.Now.Sub(*in.Oldest).Seconds(), h: in.period().Seconds(), margin: Margin(rpo).Seconds(), e: l.known(),
-		g: max(l.G, 0), load: min(max(l.Load.Now(in.Now, Memory(rpo)), 0), 1),
+		k: k, rpo: rpo.Seconds(), age: in.Now.Sub(*in.Oldest).Seconds(), h: in.period().Seconds(), e: l.known(),
+		g: max(l.G, 0), load: min(max(l.Load.Now(in.Now, k.memory(rpo)), 0), 1),
 	}
 	if !in.SampledAt.IsZero() {
 		t.stale = max(in.Now.Sub(in.SampledAt).Seconds(), 0)
 	}
-	t.gReserve = max(t.g, reserve*l.Growth.Now(in.Now, Memory(rpo)))
+	t.gReserve = max(t.g, k.Reserve*l.Growth.Now(in.Now, k.memory(rpo)))
 	t.rate = l.Rate
 	if t.rate <= 0 {
 		t.rate = coldRate
@@ -62,21 +38,69 @@ func (in Input) terms() terms {
 		t.rate = min(t.rate, in.Share)
 	}
 	t.rate = max(t.rate, 1)
+	// Readiness for the one cycle in hundreds whose fixed cost is several times the usual is what the margin is for.
+	worst := max(l.Worst.Now(in.Now, worstMemory), k.WorstFactor*t.e.Mean)
+	t.margin = max(k.margin(t.rpo), worst-t.e.Fixed+k.WorstMargin)
 	t.b, _ = t.e.changed(in.Written, in.Dirty, in.Since)
-	t.limit = max(leastLimit, 1-loadSlope*t.load) * t.rpo
-	g := t.g
-	if t.age >= reserveFrom*t.rpo {
-		g = t.gReserve
+	if since := in.Now.Sub(in.LastCapture).Seconds(); in.Dirty > 0 && l.Early.Bytes > 0 && since > 1.3*l.Early.Age {
+		t.most = float64(in.Dirty) + float64(max(in.Since, 0))
+		t.opens = max(t.most-l.Early.Bytes, 0) / (since - l.Early.Age)
 	}
-	t.d = t.duration(t.b + g*(t.stale+t.h+reaction))
+	if k.Live {
+		t.load = max(t.load, t.live(l.Pace))
+	}
+	t.limit = t.ageLimit()
+	t.d = t.duration(t.at(t.pace()))
 	t.slack = t.rpo - t.margin - t.age - t.d
 	if !in.LastCapture.IsZero() {
-		t.tmin = in.LastCapture.Sub(in.Now).Seconds() + tminShare*t.rpo
+		t.tmin = in.LastCapture.Sub(in.Now).Seconds() + k.TMin*t.rpo
 	}
 	return t
 }
 
-func (t terms) duration(changed float64) float64 { return t.e.Fixed + t.moves(changed) }
+// pace is the growth that counts at the present age.
+func (t terms) pace() float64 {
+	if t.age >= t.k.ReserveFrom*t.rpo {
+		return t.gReserve
+	}
+	return t.g
+}
+
+// at is what will have changed when a capture decided now takes its instant.
+func (t terms) at(g float64) float64 { return t.b + g*(t.stale+t.h+reaction) }
+
+// live is the load of the running window at RPO/2: of what is dirty already, or of the pace of the guest, whichever is
+// more. A burst counts before a cycle has measured it. What changes is bounded by the dirty clusters and by the pace at
+// which new ones are opened, else a guest that rewrites one region would look like a burst, start earlier, and look so
+// even more.
+func (t terms) live(pace float64) float64 {
+	half := max(t.rpo/2, t.age)
+	u := max(t.e.wire(t.b)/half, t.e.Wire*t.e.PerW*pace)
+	if t.most > 0 {
+		u = min(u, t.e.wire(max(t.b, t.most+t.opens*(half-t.age)))/half)
+	}
+	return min(u/t.rate, 1)
+}
+
+// ageLimit leaves room for a cycle that takes as long as the load says and for a rise of it. A guest that rewrites the
+// same region cannot grow beyond it, so less room will do.
+func (t terms) ageLimit() float64 {
+	u := t.load
+	grows := max(t.k.LeastLimit, 1-t.k.Slope*u-t.k.Curve*u*u)
+	if !t.k.Bend {
+		return grows * t.rpo
+	}
+	stays := max(grows, 1-t.k.StaySlope*u)
+	return (t.e.Bend*grows + (1-t.e.Bend)*stays) * t.rpo
+}
+
+func (t terms) duration(changed float64) float64 {
+	d := t.e.Fixed + t.moves(changed)
+	if t.k.RetryRoom {
+		return 2 * d
+	}
+	return d
+}
 
 func (t terms) moves(changed float64) float64 {
 	return min(t.e.Guard*t.e.wire(changed)/t.rate, 86400)
@@ -85,20 +109,24 @@ func (t terms) moves(changed float64) float64 {
 // wait is the time until slack is used up while the guest writes on at its present pace.
 func (t terms) wait() float64 {
 	x := t.waitAt(t.g)
-	if t.age+x <= reserveFrom*t.rpo || t.gReserve <= t.g {
+	if t.age+x <= t.k.ReserveFrom*t.rpo || t.gReserve <= t.g {
 		return max(x, 0)
 	}
-	return max(min(x, max(t.waitAt(t.gReserve), reserveFrom*t.rpo-t.age)), 0)
+	return max(min(x, max(t.waitAt(t.gReserve), t.k.ReserveFrom*t.rpo-t.age)), 0)
 }
 
 // waitAt solves slack(x) = 0. The duration is piecewise linear in the bytes, with one bend at the size seen.
 func (t terms) waitAt(g float64) float64 {
-	b := t.b + g*(t.stale+t.h+reaction)
+	b := t.at(g)
 	slack := t.rpo - t.margin - t.age - t.duration(b)
 	if slack <= 0 {
 		return 0
 	}
-	low, high := t.e.Guard*t.e.Wire*g/t.rate, t.e.Guard*max(t.e.Wire, unseenWire)*g/t.rate
+	per := t.e.Guard * g / t.rate
+	if t.k.RetryRoom {
+		per *= 2
+	}
+	low, high := per*t.e.Wire, per*max(t.e.Wire, unseenWire)
 	if room := t.e.Size - b; room > 0 && g > 0 {
 		bend := room / g
 		if x := slack / (1 + low); x <= bend {
@@ -113,7 +141,7 @@ func (in Input) period() time.Duration {
 	if in.Period > 0 {
 		return in.Period
 	}
-	return Period(in.RPO)
+	return in.Learned.constants().period(in.RPO)
 }
 
 // full is the law of references/adaptive.md, section 3: the latest safe start, never beyond the age limit.

@@ -27,16 +27,22 @@ type Learned struct {
 	Dirty   []float64 `json:"dirty,omitempty"`       // bytes in dirty clusters
 	Written []float64 `json:"written,omitempty"`     // bytes by the write counters
 	Changed []float64 `json:"changed,omitempty"`     // bytes
+	Bend    []float64 `json:"bend,omitempty"`        // b of D(T) ~ T^b beyond RPO/2: 1 appends, 0 rewrites
 
 	Rate   float64 `json:"rate"`   // bytes/s of the granted share; 0 unknown
 	Load   Peak    `json:"load"`   // share of the time the share of the link is busy with our transfers
 	Growth Peak    `json:"growth"` // largest bytes/s written
+	Worst  Peak    `json:"worst"`  // largest fixed cost, s
 	Cycles int     `json:"cycles"`
 
-	G      float64   `json:"g"` // bytes/s written in the last sample
+	G      float64   `json:"g"`    // bytes/s written in the last sample
+	Pace   float64   `json:"pace"` // the same, smoothed over RPO/10
 	SeenAt time.Time `json:"seen_at,omitzero"`
 	SeenW  int64     `json:"seen_w"`
-	HalfQ  Point     `json:"half"` // dirty clusters about the middle of the running window: how D(T) bends
+	Early  Point     `json:"early"` // dirty clusters early in the running window: how D(T) bends
+
+	// Constants are those of a study; nil means the defaults.
+	Constants *Constants `json:"-"`
 
 	Est Estimates `json:"est"` // of the rings above, kept so that a decision costs no sorting
 }
@@ -79,6 +85,8 @@ type Estimates struct {
 	SizeQ   float64 `json:"size_dirty"`
 	PerW    float64 `json:"per_written"`
 	SizeW   float64 `json:"size_written"`
+	Bend    float64 `json:"bend"`
+	Mean    float64 `json:"mean_s"`  // of the fixed cost
 	Learned bool    `json:"learned"` // the ratios were seen often enough
 }
 
@@ -92,21 +100,24 @@ type Counters struct {
 // Look learns from the counters. The growth is over the time since the last look or since the capture, whichever is later:
 // divided by one sampling period instead, a pause in sampling (a transfer, a suspended host) looks like a storm.
 func (l *Learned) Look(c Counters, capture time.Time, rpo time.Duration) {
+	k := l.constants()
 	since, before := l.SeenAt, l.SeenW
 	if since.Before(capture) {
 		since, before = capture, 0
 	}
 	if c.Written < 0 {
-		l.G, l.SeenAt, l.SeenW = 0, c.At, 0
+		l.G, l.Pace, l.SeenAt, l.SeenW = 0, 0, c.At, 0
 		return
 	}
 	if gap := c.At.Sub(since).Seconds(); gap > 0 {
 		l.G = float64(max(c.Written-before, 0)) / gap
-		l.Growth = l.Growth.raise(l.G, c.At, Memory(rpo))
+		l.Growth = l.Growth.raise(l.G, c.At, k.memory(rpo))
+		keepOld := math.Exp(-gap / (k.PaceShare * rpo.Seconds()))
+		l.Pace = keepOld*l.Pace + (1-keepOld)*l.G
 		l.SeenAt, l.SeenW = c.At, c.Written
 	}
-	if age := c.At.Sub(capture).Seconds(); c.Dirty > 0 && age > 0 && age <= rpo.Seconds()/4 {
-		l.HalfQ = Point{age, float64(c.Dirty)}
+	if age := c.At.Sub(capture).Seconds(); c.Dirty > 0 && age > 0 && (age <= rpo.Seconds()/8 || l.Early.Bytes == 0) {
+		l.Early = Point{age, float64(c.Dirty)}
 	}
 }
 
@@ -125,6 +136,7 @@ type Cycle struct {
 
 // Done learns from a verified cycle.
 func (l *Learned) Done(c Cycle, rpo time.Duration) {
+	k := l.constants()
 	l.Cycles++
 	keep(&l.Fixed, keepFixed, c.Fixed.Seconds())
 	moved, changed := c.Moved.Seconds(), float64(max(c.Changed, 0))
@@ -144,9 +156,12 @@ func (l *Learned) Done(c Cycle, rpo time.Duration) {
 		keep(&l.Written, keepRatios, float64(c.Written))
 	}
 	l.throughput(float64(c.Sent), moved)
+	load, bend := l.load(c, rpo.Seconds())
+	l.Load = l.Load.raise(load, c.TakenAt, k.memory(rpo))
+	keep(&l.Bend, keepRatios, bend)
+	l.Worst = l.Worst.raise(c.Fixed.Seconds(), c.TakenAt, worstMemory)
+	l.Early = Point{}
 	l.Est = l.estimates()
-	l.Load = l.Load.raise(l.load(c, rpo.Seconds()), c.TakenAt, Memory(rpo))
-	l.HalfQ = Point{}
 }
 
 func (l *Learned) throughput(sent, moved float64) {
@@ -165,52 +180,56 @@ func (l *Learned) throughput(sent, moved float64) {
 
 // load is the share of the time that our transfers would take at an interval of RPO/2, the interval at which the link
 // carries most. At a shorter interval D/T is larger and would hold itself up (shorter, larger load, shorter), so D is
-// carried to RPO/2 along the bend that this very window showed.
-func (l *Learned) load(c Cycle, rpo float64) float64 {
-	t := c.Interval.Seconds()
-	if t <= 0 || l.Rate <= 0 {
-		return 0
+// carried to RPO/2. Two upper bounds hold for that: D grows at most linearly, and it never exceeds the dirty clusters, which
+// grow along the bend that this very window showed (between a look in its first quarter of RPO and its end).
+func (l *Learned) load(c Cycle, rpo float64) (load, bend float64) {
+	t, b := c.Interval.Seconds(), float64(c.Changed)
+	if t <= 0 || b <= 0 || l.Rate <= 0 {
+		return 0, 1
 	}
-	bytes := float64(c.Sent)
-	if half := rpo / 2; t < half {
-		bytes *= math.Pow(half/t, l.bend(float64(c.Dirty), t))
-		t = half
-	}
-	return min(bytes/(t*l.Rate), 1)
-}
-
-// bend is b of D(T) ~ T^b between the middle of the window and its end: 1 appends, 0 rewrites. Without a look at the
-// middle it is 1, the upper bound for every concave D.
-func (l *Learned) bend(dirty, t float64) float64 {
-	m := l.HalfQ
-	if m.Bytes <= 0 || m.Age <= 0 || dirty <= m.Bytes || m.Age > t/1.3 {
-		if m.Bytes > 0 && dirty > 0 && dirty <= m.Bytes {
-			return 0
+	reach := func(at float64) float64 {
+		if at <= t {
+			return b
 		}
-		return 1
+		most := b * at / t
+		if m := l.Early; c.Dirty > 0 && m.Bytes > 0 && m.Age < t/1.3 {
+			grows := max(math.Log(float64(c.Dirty)/m.Bytes)/math.Log(t/m.Age), 0)
+			most = min(most, float64(c.Dirty)*math.Pow(at/t, min(grows, 1)))
+		}
+		return max(most, b)
 	}
-	return min(math.Log(dirty/m.Bytes)/math.Log(t/m.Age), 1)
+	half := max(rpo/2, t)
+	load = reach(half) * float64(c.Sent) / b / (half * l.Rate)
+	return min(load, 1), min(max(math.Log2(reach(2*half)/reach(half)), 0), 1)
 }
 
 func (l *Learned) estimates() Estimates {
-	e := Estimates{Fixed: coldFixed, Guard: coldGuard, Wire: 1, PerQ: 1, PerW: 1}
+	k := l.constants()
+	e := Estimates{Fixed: coldFixed, Guard: coldGuard, Wire: 1, PerQ: 1, PerW: 1, Bend: 1, Mean: mean(l.Fixed)}
 	if n := len(l.Fixed); n >= fewSamples {
-		e.Fixed = quantile(l.Fixed, 0.99)
+		e.Fixed = quantile(l.Fixed, k.FixedQ)
 	} else if n > 0 {
 		e.Fixed = max(coldFixed, 2*mean(l.Fixed))
 	}
 	if len(l.Miss) >= fewSamples {
-		e.Guard = max(1, quantile(l.Miss, 0.95))
+		e.Guard = max(1, quantile(l.Miss, k.GuardQ))
 	}
 	if len(l.Wire) >= fewRatios {
-		e.Wire, e.Size = quantile(l.Wire, 0.9), quantile(l.Changed, 0.9)
+		e.Wire, e.Size = quantile(l.Wire, k.RatioQ), quantile(l.Changed, k.RatioQ)
 	}
 	if l.Cycles >= fewRatios {
-		e.Learned = true
-		e.PerQ, e.SizeQ = quantile(l.PerQ, 0.9), quantile(l.Dirty, 0.9)
-		e.PerW, e.SizeW = quantile(l.PerW, 0.9), quantile(l.Written, 0.9)
+		e.Learned, e.Bend = true, quantile(l.Bend, k.RatioQ)
+		e.PerQ, e.SizeQ = quantile(l.PerQ, k.RatioQ), quantile(l.Dirty, k.RatioQ)
+		e.PerW, e.SizeW = quantile(l.PerW, k.RatioQ), quantile(l.Written, k.RatioQ)
 	}
 	return e
+}
+
+func (l *Learned) constants() Constants {
+	if l.Constants != nil {
+		return *l.Constants
+	}
+	return Defaults()
 }
 
 // Estimates of a Learned that never saw a cycle are the careful first guesses.
@@ -220,9 +239,6 @@ func (l *Learned) known() Estimates {
 	}
 	return l.Est
 }
-
-// Memory is the half-life of what was remembered as a peak.
-func Memory(rpo time.Duration) time.Duration { return max(10*time.Minute, 4*rpo) }
 
 func keep(ring *[]float64, n int, v float64) {
 	if !finite(v) {
