@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"understudy/internal/blockio/blockiotest"
-	"understudy/internal/durable"
 	"understudy/internal/decide/retention"
+	"understudy/internal/durable"
 	"understudy/internal/model"
 )
 
