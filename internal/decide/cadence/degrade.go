@@ -18,7 +18,7 @@ const (
 const (
 	stepUpAfter   = 2   // decisions in a row with negative slack
 	stepDownAfter = 5   // cycles in a row with room
-	roomy         = 0.2 // of RPO, slack left when the cycle was verified
+	roomy         = 0.2 // of RPO
 )
 
 // Ladder climbs and descends one step at a time, with hysteresis.
@@ -41,9 +41,10 @@ func (l Ladder) Decided(slackLeft bool) Ladder {
 	return l
 }
 
-// Verified takes one verified cycle into account: its peak of exposure as a share of RPO.
-func (l Ladder) Verified(peak float64) Ladder {
-	if peak > 1-roomy {
+// Verified takes one verified cycle into account: for which share of RPO its start could be put off. The peak of the
+// exposure says nothing, because the law waits until the slack is used.
+func (l Ladder) Verified(putOff float64) Ladder {
+	if !(putOff >= roomy) {
 		l.Roomy = 0
 		return l
 	}

@@ -199,7 +199,11 @@ func (l *Learned) load(c Cycle, rpo float64) (load, bend float64) {
 		return max(most, b)
 	}
 	half := max(rpo/2, t)
-	load = reach(half) * float64(c.Sent) / b / (half * l.Rate)
+	rate := l.Rate // guarded while only the seeding was measured; what this cycle achieved is known
+	if moved := c.Moved.Seconds(); moved > 0 && l.Cycles < fewSamples {
+		rate = max(rate, float64(c.Sent)/moved)
+	}
+	load = reach(half) * float64(c.Sent) / b / (half * rate)
 	return min(load, 1), min(max(math.Log2(reach(2*half)/reach(half)), 0), 1)
 }
 
