@@ -1,15 +1,19 @@
 package cli
 
 import (
+	"time"
+
 	"github.com/urfave/cli/v2"
 
 	"understudy/internal/model"
+	"understudy/internal/policy"
 	"understudy/internal/ui"
 )
 
 func policyFlags() []cli.Flag {
 	d := model.DefaultPolicy()
 	return []cli.Flag{
+		&cli.StringFlag{Name: "policy", Usage: "`FILE` with the whole policy (docs/POLICY_FILE.md); the flags beside it override it"},
 		&cli.DurationFlag{Name: "rpo", DefaultText: d.RPO.String(), Usage: "how much may be lost, as `TIME` (2s to 24h)"},
 		&cli.StringFlag{Name: "tier", DefaultText: string(d.Tier), Usage: "gold, silver or bronze: who goes first when resources are short"},
 		&cli.IntFlag{Name: "keep-last", DefaultText: "8", Usage: "`N` recovery points are kept"},
@@ -20,8 +24,14 @@ func policyFlags() []cli.Flag {
 	}
 }
 
-// policyFrom is p with what the flags say, validated before anybody is asked.
-func policyFrom(c *cli.Context, p model.Policy) (model.Policy, error) {
+// policyFrom is p, or the policy file in its place, with what the flags say; validated before anybody is asked.
+func policyFrom(c *cli.Context, p model.Policy, now time.Time) (model.Policy, error) {
+	if c.IsSet("policy") {
+		var err error
+		if p, err = policy.Load(c.String("policy"), now); err != nil {
+			return p, err
+		}
+	}
 	if c.IsSet("rpo") {
 		p.RPO = c.Duration("rpo")
 	}

@@ -16,7 +16,7 @@ func (e *env) protectCommand() *cli.Command {
 		name: "protect", usage: "replicate a VM to a standby host from now on", args: "VM",
 		about: `Finds the VM on its host, checks both hosts and begins with the first full copy (seeding). With --wait it shows
 the copy and returns when the first point is verified; Ctrl-C then stops the watching, not the work.`,
-		example: "understudy protect --standby kvm2 --rpo 30s --wait db1\nunderstudy protect --standby kvm2 --rpo 10s --failover manual --bandwidth 12MB db1",
+		example: "understudy protect --standby kvm2 --rpo 30s --wait db1\nunderstudy protect --standby kvm2 --rpo 10s --failover manual --bandwidth 12MB db1\nunderstudy protect --standby kvm2 --policy db.yaml db1",
 		exits:   []int{exitNotFound, exitConflict, exitUnsafe},
 		flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "standby", Usage: "`HOST` that keeps the replica and takes over"},
@@ -32,7 +32,7 @@ func protect(c *call) error {
 	if err != nil {
 		return err
 	}
-	policy, err := policyFrom(c.Context, model.DefaultPolicy())
+	policy, err := policyFrom(c.Context, model.DefaultPolicy(), c.now())
 	if err != nil {
 		return err
 	}

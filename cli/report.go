@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"understudy/internal/model"
+	"understudy/internal/policy"
 	"understudy/internal/ui"
 )
 
@@ -34,18 +35,23 @@ type problem struct {
 	Why         string     `json:"why,omitempty"`
 	Try         string     `json:"try,omitempty"`
 	Choices     []string   `json:"choices,omitempty"`
+	// Problems are those of a policy file.
+	Problems []policy.Problem `json:"problems,omitempty"`
 }
 
 func problemOf(err error, code int) problem {
 	p := problem{MessageType: "error", Kind: model.Internal, ExitCode: code, What: err.Error()}
 	var f *model.Failure
 	var i interrupted
+	var file *policy.Error
 	switch {
 	case errors.As(err, &i):
 		p.Kind, p.What = "Interrupted", i.note
 	case errors.As(err, &f):
 		p.Kind, p.What, p.VM, p.Host, p.Try = f.Kind, f.What, f.VM, string(f.Host), f.Try
-		if f.Err != nil {
+		if errors.As(f.Err, &file) {
+			p.Problems = file.Problems
+		} else if f.Err != nil {
 			p.Why = f.Err.Error()
 		}
 		if f.Kind == model.FenceUnconfirmed {
@@ -80,6 +86,10 @@ func (e *env) report(err error, code int, asJSON bool) {
 		return
 	}
 	fmt.Fprintf(e.err, "understudy: %s\n", p.What)
+	var file *policy.Error
+	if errors.As(err, &file) {
+		fmt.Fprintln(e.err, file)
+	}
 	line := func(name, value string) {
 		if value != "" {
 			fmt.Fprintf(e.err, "  %-5s %s\n", name, value)

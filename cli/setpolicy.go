@@ -11,7 +11,7 @@ import (
 func (e *env) setPolicyCommand() *cli.Command {
 	return e.command(verb{
 		name: "set-policy", usage: "change what a protection promises", args: "VM",
-		about:   `Only what is given changes; it counts from the next decision on.`,
+		about:   `Only what is given changes, or all with --policy; it counts from the next decision on.`,
 		example: "understudy set-policy --rpo 10s --tier gold db1",
 		exits:   []int{exitNotFound, exitConflict},
 		flags:   policyFlags(),
@@ -27,7 +27,7 @@ func setPolicy(c *call) error {
 	if !given {
 		return model.Fail(model.InvalidArgument, nil, "nothing to change was given").WithTry("understudy set-policy --rpo 30s " + c.Args().First())
 	}
-	if _, err := policyFrom(c.Context, model.DefaultPolicy()); err != nil {
+	if _, err := policyFrom(c.Context, model.DefaultPolicy(), c.now()); err != nil {
 		return err // before anybody is asked
 	}
 	d, closing, err := c.find()
@@ -35,7 +35,7 @@ func setPolicy(c *call) error {
 	if err != nil {
 		return err
 	}
-	policy, err := policyFrom(c.Context, d.State.Policy)
+	policy, err := policyFrom(c.Context, d.State.Policy, c.now())
 	if err != nil {
 		return err
 	}

@@ -79,6 +79,9 @@ type policyView struct {
 	Freeze      bool               `json:"freeze"`
 	Bandwidth   int64              `json:"bandwidth"` // bytes/s, 0 unbounded
 	Compression string             `json:"compression"`
+	Hourly      int                `json:"hourly,omitempty"`
+	Daily       int                `json:"daily,omitempty"`
+	Windows     []string           `json:"windows,omitempty"` // of the calendar, in words
 }
 
 type inFlightView struct {
@@ -218,7 +221,7 @@ func briefOf(p contract.PointSummary) *pointBrief {
 func policyOf(p model.Policy) policyView {
 	return policyView{
 		Version: p.Version, RPO: p.RPO.Seconds(), Tier: p.Tier, KeepLast: p.KeepLast, Failover: p.Failover, Freeze: p.Freeze,
-		Bandwidth: p.MaxBandwidth, Compression: p.Compression,
+		Bandwidth: p.MaxBandwidth, Compression: p.Compression, Hourly: p.Hourly, Daily: p.Daily, Windows: windowsOf(p),
 	}
 }
 
