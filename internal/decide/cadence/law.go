@@ -44,7 +44,7 @@ func (in Input) terms() terms {
 	t.b, _ = t.e.changed(in.Written, in.Dirty, in.Since)
 	if since := in.Now.Sub(in.LastCapture).Seconds(); in.Dirty > 0 && l.Early.Bytes > 0 && since > 1.3*l.Early.Age {
 		t.most = float64(in.Dirty) + float64(max(in.Since, 0))
-		t.opens = max(t.most-l.Early.Bytes, 0) / (since - l.Early.Age)
+		t.opens = max(max(t.most-l.Early.Bytes, 0)/(since-l.Early.Age), l.Opens)
 	}
 	if k.Live {
 		t.load = max(t.load, t.live(l.Pace))
@@ -70,15 +70,16 @@ func (t terms) pace() float64 {
 func (t terms) at(g float64) float64 { return t.b + g*(t.stale+t.h+reaction) }
 
 // live is the load of the running window at RPO/2: of what is dirty already, or of the pace of the guest, whichever is
-// more. A burst counts before a cycle has measured it. What changes is bounded by the dirty clusters and by the pace at
-// which new ones are opened, else a guest that rewrites one region would look like a burst, start earlier, and look so
-// even more.
+// more. A burst counts before a cycle has measured it. The pace is bounded by that of newly dirtied clusters and by what
+// is left to fill in the dirty ones, else a guest that rewrites one region would look like a burst, start earlier, and
+// look so even more.
 func (t terms) live(pace float64) float64 {
 	half := max(t.rpo/2, t.age)
-	u := max(t.e.wire(t.b)/half, t.e.Wire*t.e.PerW*pace)
+	pace *= t.e.PerW
 	if t.most > 0 {
-		u = min(u, t.e.wire(max(t.b, t.most+t.opens*(half-t.age)))/half)
+		pace = min(pace, t.opens+max(t.most-t.b, 0)/half)
 	}
+	u := max(t.e.wire(t.b)/half, t.e.Wire*pace)
 	return min(u/t.rate, 1)
 }
 

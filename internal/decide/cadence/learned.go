@@ -44,6 +44,9 @@ type Learned struct {
 	// Constants are those of a study; nil means the defaults.
 	Constants *Constants `json:"-"`
 
+	Last  Point   `json:"last"`  // newest look at the dirty clusters of the running window
+	Opens float64 `json:"opens"` // bytes/s of new dirty clusters between the last two looks
+
 	Est Estimates `json:"est"` // of the rings above, kept so that a decision costs no sorting
 }
 
@@ -116,7 +119,12 @@ func (l *Learned) Look(c Counters, capture time.Time, rpo time.Duration) {
 		l.Pace = keepOld*l.Pace + (1-keepOld)*l.G
 		l.SeenAt, l.SeenW = c.At, c.Written
 	}
-	if age := c.At.Sub(capture).Seconds(); c.Dirty > 0 && age > 0 && (age <= rpo.Seconds()/8 || l.Early.Bytes == 0) {
+	age := c.At.Sub(capture).Seconds()
+	if c.Dirty > 0 && age-l.Last.Age > shortest && age > 0 {
+		l.Opens = max(float64(c.Dirty)-l.Last.Bytes, 0) / (age - l.Last.Age)
+		l.Last = Point{age, float64(c.Dirty)}
+	}
+	if c.Dirty > 0 && age > 0 && (age <= rpo.Seconds()/8 || l.Early.Bytes == 0) {
 		l.Early = Point{age, float64(c.Dirty)}
 	}
 }
@@ -160,7 +168,7 @@ func (l *Learned) Done(c Cycle, rpo time.Duration) {
 	l.Load = l.Load.raise(load, c.TakenAt, k.memory(rpo))
 	keep(&l.Bend, keepRatios, bend)
 	l.Worst = l.Worst.raise(c.Fixed.Seconds(), c.TakenAt, worstMemory)
-	l.Early = Point{}
+	l.Early, l.Last, l.Opens = Point{}, Point{}, 0
 	l.Est = l.estimates()
 }
 
