@@ -104,7 +104,7 @@ EXAMPLE
 		OnUsageError:   usage,
 		Commands: append([]*cli.Command{
 			e.protectCommand(), e.unprotectCommand(), e.statusCommand(), e.pointsCommand(), e.syncCommand(), e.pauseCommand(),
-			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.policyCommand(), e.hostsCommand(), e.doctorCommand(), e.versionCommand(),
+			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.doctorCommand(), e.versionCommand(),
 		}, processes...),
 	}
 	app.Action = func(c *cli.Context) error {

@@ -2,10 +2,12 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"understudy/internal/contract"
+	"understudy/internal/model"
 	"understudy/internal/ui"
 )
 
@@ -31,6 +33,16 @@ listed on standard error.`,
 	})
 }
 
+// runsFromReplica is the replica's folder that the VM was started from; empty when its disks are elsewhere.
+func runsFromReplica(disks []model.Disk, uuid string) string {
+	for _, d := range disks {
+		if dir, _, ok := strings.Cut(d.Path, "/"+uuid+"/active/"); ok {
+			return dir + "/" + uuid
+		}
+	}
+	return ""
+}
+
 func unprotect(c *call) error {
 	d, closing, err := c.find()
 	defer closing()
@@ -52,6 +64,9 @@ func unprotect(c *call) error {
 	}
 	for _, l := range out.Leftovers {
 		fmt.Fprintln(c.err, "left behind:", l)
+	}
+	if dir := runsFromReplica(d.State.Disks, vm.UUID); dir != "" {
+		fmt.Fprintf(c.err, "%s runs from %s on %s since its failover: that folder is its disks now, and stays\n", vm.Name, dir, d.State.Primary)
 	}
 	if c.output != ui.Table {
 		left := out.Leftovers
