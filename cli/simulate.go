@@ -45,7 +45,7 @@ EXAMPLE
 
 ` + exitStatus(exitDone, exitFailed, exitOutside, exitNotFound, exitUsage),
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "trace", Required: true, Usage: "`FILE` or name of a trace, or mixed for the weighted fleet"},
+			&cli.StringFlag{Name: "trace", Usage: "`FILE` or name of a trace, or mixed for the weighted fleet"},
 			&cli.DurationFlag{Name: "rpo", Value: 30 * time.Second, Usage: "how much may be lost, as `TIME`"},
 			&cli.StringFlag{Name: "policy", Usage: "`FILE` with a policy: its RPO and bandwidth count unless flags say otherwise"},
 			&cli.StringFlag{Name: "link", Value: "100mbit", Usage: "`RATE` of the link, for example 100mbit or 12MB; or 2x for twice the least that some fixed interval needs"},
@@ -74,6 +74,9 @@ func (e *env) simulate(c *cli.Context) error {
 	o, err := ui.ParseOutput(c.String("output"))
 	if err != nil {
 		return model.Fail(model.InvalidArgument, nil, "%s", err.Error()).WithTry("--output json")
+	}
+	if c.String("trace") == "" {
+		return model.Fail(model.InvalidArgument, nil, "which trace? simulate needs --trace").WithTry("understudy simulate --trace oltp")
 	}
 	setup, err := e.setup(c)
 	if err != nil {

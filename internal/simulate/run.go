@@ -14,7 +14,7 @@ type Setup struct {
 	Link      float64    // bytes/s
 	Cross     [2]float64 // share of the link that others take, least and most
 	Seed      uint64
-	Failures  time.Duration // mean time between failures of the link, each ends the replicate under way; 0: none
+	Failures  time.Duration // mean time between failures of the link, of 3 s each, which end a replicate under way; 0: none
 	Delay     float64       // s from a decision to the capture; 0: by RPO
 	KeepTrail bool          // keep what a plot needs
 }
@@ -29,6 +29,7 @@ const (
 	readRate    = 150e6
 	verifyRate  = 250e6
 	wireFixed   = 4096 // bytes a cycle
+	outage      = 3.0  // s, of the link when it fails
 )
 
 // delay of the control plane: below 10 s the decision lives in the agent.
@@ -157,6 +158,9 @@ func (r *run) cycle(start float64) outcome {
 	c.moved += float64(c.b) / verifyRate
 	c.fixed = c.instant - start + capture + end
 	c.end = from + c.moved + end
+	if c.end >= r.t.Seconds {
+		return c // it ends with the trace, unverified
+	}
 	r.res.Bytes += c.sent
 	r.res.Dirty4K += float64(c.b)
 	r.res.Dirty64K += float64(c.q)
@@ -172,8 +176,8 @@ func (r *run) cycle(start float64) outcome {
 
 func (r *run) failureIn(from, to float64) (float64, bool) {
 	for _, f := range r.fail {
-		if f > from && f < to {
-			return f, true
+		if f+outage > from && f < to {
+			return max(f, from), true
 		}
 	}
 	return 0, false
