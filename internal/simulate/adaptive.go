@@ -10,6 +10,8 @@ import (
 // Adaptive is the product's own decision code, fed with what an agent sees: counters each sampling period, the size of the
 // dirty clusters when it is asked for, and what each cycle took.
 type Adaptive struct {
+	Constants *cadence.Constants // of a study; nil: the defaults
+
 	learned cadence.Learned
 	h       float64
 	sample  window  // what the counters said at the last sample
@@ -26,7 +28,12 @@ type Adaptive struct {
 func (a *Adaptive) Name() string { return "adaptive" }
 
 func (a *Adaptive) begin(r *run) {
-	*a = Adaptive{h: cadence.Period(r.s.RPO).Seconds(), oldest: math.Inf(1), dirty: -1, dirtyAt: -1}
+	k := cadence.Defaults()
+	if a.Constants != nil {
+		k = *a.Constants
+	}
+	*a = Adaptive{Constants: a.Constants, h: math.Round(k.Period(r.s.RPO).Seconds()/Tick) * Tick, oldest: math.Inf(1), dirty: -1, dirtyAt: -1}
+	a.learned.Constants = a.Constants
 	a.learned.Rate = 0.7 * r.s.Link * r.l.mean() // as the seeding leaves it
 }
 

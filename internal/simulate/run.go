@@ -91,13 +91,28 @@ type Bed struct {
 // NewBed prepares a trace for a setup.
 func NewBed(t *Trace, s Setup) *Bed {
 	b := &Bed{trace: t, setup: s, link: newLink(s.Link, s.Cross[0], s.Cross[1], t.Seconds, s.Seed)}
-	if s.Failures > 0 {
-		rng := rand.New(rand.NewPCG(s.Seed, 0xfa11))
-		for x := rng.ExpFloat64() * s.Failures.Seconds(); x < t.Seconds; x += rng.ExpFloat64() * s.Failures.Seconds() {
-			b.fail = append(b.fail, x)
-		}
-	}
+	b.fail = failures(t.Seconds, s)
 	return b
+}
+
+func failures(length float64, s Setup) []float64 {
+	if s.Failures <= 0 {
+		return nil
+	}
+	rng := rand.New(rand.NewPCG(s.Seed, 0xfa11))
+	var out []float64
+	for x := rng.ExpFloat64() * s.Failures.Seconds(); x < length; x += rng.ExpFloat64()*s.Failures.Seconds() + Tick {
+		out = append(out, x)
+	}
+	return out
+}
+
+// Failing is the same bed with failures of the link.
+func (b *Bed) Failing(every time.Duration) *Bed {
+	n := *b
+	n.setup.Failures = every
+	n.fail = failures(b.trace.Seconds, n.setup)
+	return &n
 }
 
 // With is the same bed with another capacity of the link.

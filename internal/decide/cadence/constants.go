@@ -52,9 +52,10 @@ const (
 )
 
 // Period is how often the write counters are read: h.
-func Period(rpo time.Duration) time.Duration { return Defaults().period(rpo) }
+func Period(rpo time.Duration) time.Duration { return Defaults().Period(rpo) }
 
-func (k Constants) period(rpo time.Duration) time.Duration {
+// Period is how often the write counters are read under these constants.
+func (k Constants) Period(rpo time.Duration) time.Duration {
 	return min(max(scale(rpo, k.PeriodShare), 250*time.Millisecond), 4*time.Second)
 }
 

@@ -142,7 +142,7 @@ func (in Input) period() time.Duration {
 	if in.Period > 0 {
 		return in.Period
 	}
-	return in.Learned.constants().period(in.RPO)
+	return in.Learned.constants().Period(in.RPO)
 }
 
 // full is the law of references/adaptive.md, section 3: the latest safe start, never beyond the age limit.
@@ -165,7 +165,7 @@ func (in Input) full() (model.Cadence, terms) {
 		x = 0
 	}
 	if t.tmin > x {
-		c = in.start(span(t.tmin), model.BindingTMin, fmt.Sprintf("captures are at least %s apart", round(scale(in.RPO, tminShare))))
+		c = in.start(span(t.tmin), model.BindingTMin, fmt.Sprintf("captures are at least %s apart", round(span(t.k.TMin*t.rpo))))
 	}
 	return c, t
 }
