@@ -80,7 +80,7 @@ func (u *unit) was(block int) model.Digest {
 
 // whole sends a unit that is one run, every block of it changed and not zero, without copying it.
 func (a *assembler) whole(ctx context.Context, u *unit) (bool, error) {
-	if len(u.runs) != 1 || u.n < smallBatch || u.n > a.lane.batch {
+	if len(u.runs) != 1 || u.n < smallBatch || u.n > a.lane.batch() {
 		return false, nil
 	}
 	for i, d := range u.source {
@@ -115,7 +115,7 @@ func (a *assembler) block(ctx context.Context, off int64, p []byte, is, was mode
 	if is == (model.Digest{}) {
 		return a.op(ctx, link.OpZero, run)
 	}
-	if a.b != nil && a.b.RawLen+len(p) > a.lane.batch {
+	if a.b != nil && a.b.RawLen+len(p) > a.lane.batch() {
 		if err := a.flush(ctx); err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ type shrink struct {
 	cost  float64 // seconds the compressor takes for a byte
 	bytes int     // sent since link was last reckoned
 	time  time.Duration
-	limit float64 // the least that link can be: of the bandwidth granted
+	limit func() float64 // the least that link can be: of the bandwidth granted
 }
 
 // Where auto starts from before anything was measured: a link of 1 Gbit/s, a compressor of 400 MB/s. A small delta is
@@ -38,11 +38,8 @@ const (
 	measured  = 8 << 20
 )
 
-func newShrink(mode string, bandwidth int64) (*shrink, error) {
-	s := &shrink{link: guessLink, cost: guessCost, level: zstd.SpeedFastest, probe: true}
-	if bandwidth > 0 {
-		s.limit = 1 / float64(bandwidth)
-	}
+func newShrink(mode string, limit func() float64) (*shrink, error) {
+	s := &shrink{link: guessLink, cost: guessCost, level: zstd.SpeedFastest, probe: true, limit: limit}
 	switch mode {
 	case "", "auto":
 		s.auto = true
@@ -82,9 +79,10 @@ func (s *shrink) sent(n int, took time.Duration) {
 
 // worth tells whether a batch that shrinks to the share ratio is better compressed.
 func (s *shrink) worth(ratio float64) bool {
+	limit := s.limit()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return (1-ratio)*max(s.link, s.limit) > s.cost
+	return (1-ratio)*max(s.link, limit) > s.cost
 }
 
 const (

@@ -30,6 +30,7 @@ type Request struct {
 	Disks         []model.SnapshotDisk
 	Compression   string // "auto", "off", "fast", "default" or "best"; "" is auto
 	MaxBandwidth  int64  // bytes/s on the wire; 0 unbounded
+	Lane          *Lane  // of who shares out the link, instead of MaxBandwidth; nil for none
 }
 
 // Progress is where a run is. The bytes done and total are those of the ranges to look at, of one disk.
@@ -77,7 +78,11 @@ func Run(ctx context.Context, open Open, to Link, req Request, progress func(Pro
 }
 
 func run(ctx context.Context, open Open, to Link, req Request, progress func(Progress)) (res Result, err error) {
-	shrink, err := newShrink(req.Compression, req.MaxBandwidth)
+	lane := req.Lane
+	if lane == nil {
+		lane = newLane(req.MaxBandwidth)
+	}
+	shrink, err := newShrink(req.Compression, lane.perByte)
 	if err != nil {
 		return res, err
 	}
@@ -97,7 +102,6 @@ func run(ctx context.Context, open Open, to Link, req Request, progress func(Pro
 		sent, received := session.Wire()
 		res.SentBytes = sent + received
 	}()
-	lane := newLane(req.MaxBandwidth)
 	for _, d := range disks {
 		if session.Resume(d.index) > 0 {
 			res.Resumed = true

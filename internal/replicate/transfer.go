@@ -30,7 +30,7 @@ const (
 type transfer struct {
 	*disk
 	s        *link.Session
-	lane     *lane
+	lane     *Lane
 	shrink   *shrink
 	progress func(Progress)
 	compare  bool // with the parent point
@@ -60,7 +60,7 @@ type batch struct {
 	ready chan struct{}
 }
 
-func newTransfer(s *link.Session, d *disk, l *lane, sh *shrink, progress func(Progress)) *transfer {
+func newTransfer(s *link.Session, d *disk, l *Lane, sh *shrink, progress func(Progress)) *transfer {
 	t := &transfer{
 		disk: d, s: s, lane: l, shrink: sh, progress: progress, compare: d.Mode != model.ModeFull,
 		units: make(chan *unit, queue), toRead: make(chan *unit, unitsInFlight),
