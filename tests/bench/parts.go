@@ -146,7 +146,7 @@ func (b *bench) cycle(ctx context.Context) error {
 	if err := b.unprotect(ctx, vm); err != nil {
 		return err
 	}
-	peer := "virtnbdbackup -n -S --noprogress -d " + vm + " -o /var/lib/libvirt/images/peer -l "
+	peer := "virtnbdbackup -n -S /run -d " + vm + " -o /var/lib/libvirt/images/peer -l "
 	if _, err := b.timed(ctx, peer+"full"); err != nil {
 		return err
 	}
