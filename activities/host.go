@@ -19,6 +19,7 @@ type Host struct {
 	Floors   Floors
 	Snapshot Snapshots
 	Link     Link
+	Shares   Shares
 	Store    Store
 	Restorer Restorer
 	Domains  Domains

@@ -43,6 +43,40 @@ type Link interface {
 	Send(ctx context.Context, address, domainXML string, open replicate.Open, r replicate.Request, progress func(replicate.Progress)) (replicate.Result, error)
 }
 
+// Shares divides the host's link between the transfers that leave it.
+type Shares interface {
+	// Join makes a transfer's lane, which follows what it is granted until Leave.
+	Join(t Transfer) Share
+}
+
+// Share is a transfer's part of the link.
+type Share interface {
+	Lane() *replicate.Lane
+	Progress(p replicate.Progress)
+	// Leave ends it. looked is the bytes of the disks that were looked at, when that went well.
+	Leave(looked int64) Granted
+}
+
+// Transfer is what the link is shared by.
+type Transfer struct {
+	VM     model.VMRef
+	Tier   model.Tier
+	RPO    time.Duration
+	Demand int64 // admitted: bytes on the wire of a capture each RPO/2; 0 unknown
+	Cap    int64 // of the policy, bytes/s; 0 unbounded
+	Look   int64 // bytes of the disks to look at
+	Disks  int
+	Seed   bool // a first copy: nothing is promised before it
+}
+
+// Granted is what a transfer got.
+type Granted struct {
+	Rate    int64 // bytes/s, mean; 0 when the link has no budget
+	Limited bool  // it was kept waiting by its grant
+	Reason  string
+	LinkUse float64
+}
+
 // Store is the standby's replicas: stages 3 (Prove) and 4.
 type Store interface {
 	Prove(ctx context.Context, vm model.VMRef, p model.PointRef, progress func(done, total int64)) (model.Receipt, error)

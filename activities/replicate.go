@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"understudy/internal/blockio"
@@ -34,18 +35,49 @@ func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (cont
 		return h.Snapshot.Open(ctx, in.VM, in.Point, target)
 	}
 	started := h.Now()
+	share := h.Shares.Join(transferOf(in, taken.Disks))
+	looked := int64(0)
+	var granted Granted
+	leave := sync.OnceFunc(func() { granted = share.Leave(looked) })
+	defer leave()
 	res, err := h.Link.Send(ctx, in.LinkAddress, taken.DomainXML, open, replicate.Request{
 		VM: in.VM, Point: in.Point, Parent: in.Parent, Capture: taken.TakenAt.UTC().Format(time.RFC3339Nano),
-		Disks: taken.Disks, Compression: in.Compression, MaxBandwidth: in.MaxBandwidth,
-	}, func(p replicate.Progress) { b.set(wireProgress(p, h.Now().Sub(started))) })
+		Disks: taken.Disks, Compression: in.Compression, MaxBandwidth: in.MaxBandwidth, Lane: share.Lane(),
+	}, func(p replicate.Progress) {
+		share.Progress(p)
+		b.set(wireProgress(p, h.Now().Sub(started)))
+	})
 	if err != nil {
 		return contract.ReplicateOut{}, err
 	}
 	out := contract.ReplicateOut{Disks: []contract.DiskStats{}, SentBytes: res.SentBytes, Took: res.Took, Resumed: res.Resumed}
 	for _, d := range res.Disks {
 		out.Disks = append(out.Disks, contract.DiskStats(d))
+		looked += d.ReadBytes
+	}
+	leave()
+	out.Granted, out.Limited, out.LinkUse = granted.Rate, granted.Limited, granted.LinkUse
+	if granted.Limited {
+		out.LimitedBy = granted.Reason
 	}
 	return out, nil
+}
+
+func transferOf(in contract.ReplicateIn, disks []model.SnapshotDisk) Transfer {
+	t := Transfer{
+		VM: in.VM, Tier: in.Tier, RPO: in.RPO, Demand: in.Demand, Cap: in.MaxBandwidth, Disks: len(disks), Seed: in.Parent.IsZero(),
+	}
+	if t.Tier == "" {
+		t.Tier = model.DefaultPolicy().Tier
+	}
+	for _, d := range disks {
+		if d.Mode == model.ModeDelta && d.DirtyBytes >= 0 {
+			t.Look += d.DirtyBytes
+		} else {
+			t.Look += d.Size
+		}
+	}
+	return t
 }
 
 // mustAnswer refuses to send a VM's disks to whoever took over an address.

@@ -113,7 +113,7 @@ func (p *protection) replicate(ctx workflow.Context, c capture) (contract.Replic
 	p.show(ctx)
 	in := contract.ReplicateIn{
 		Fence: p.fence(), Point: c.Point, Parent: c.parent, Standby: p.st.Standby, LinkAddress: p.st.Links[string(p.st.Standby)],
-		Compression: p.st.Policy.Compression, MaxBandwidth: p.st.Policy.MaxBandwidth,
+		Compression: p.st.Policy.Compression, MaxBandwidth: p.st.Policy.MaxBandwidth, Tier: p.st.Policy.Tier, RPO: p.st.Policy.RPO,
 	}
 	summary := fmt.Sprintf("point %d, %s to look at", c.Point.Seq, size(c.DirtyBytes))
 	for round := 1; ; round++ {

@@ -55,6 +55,11 @@ type ReplicateIn struct {
 	LinkAddress  string         `json:"link_address"`
 	Compression  string         `json:"compression"`
 	MaxBandwidth int64          `json:"max_bandwidth"` // bytes/s; 0 unbounded
+	// What the host's link budget is shared by; without them it is a silver VM with the RPO that was told before.
+	Tier model.Tier    `json:"tier,omitempty"`
+	RPO  time.Duration `json:"rpo_ns,omitempty"`
+	// Demand is what the VM was admitted with: bytes on the wire of a capture each RPO/2; 0 when that is not known.
+	Demand int64 `json:"demand,omitempty"`
 }
 
 // ReplicateProgress is the heartbeat of replicate. The truth for resuming is what the standby acknowledged; this is for
@@ -81,6 +86,12 @@ type ReplicateOut struct {
 	SentBytes int64         `json:"sent_bytes"` // on the wire, both directions
 	Took      time.Duration `json:"took_ns"`
 	Resumed   bool          `json:"resumed"` // continued from an earlier attempt's acknowledged bytes
+	// Of a host with a link budget: the mean rate that was granted (bytes/s), whether the transfer was kept waiting by it, why,
+	// and the use of the budget over the last minute (1 is all of it).
+	Granted   int64   `json:"granted,omitempty"`
+	Limited   bool    `json:"limited,omitempty"`
+	LimitedBy string  `json:"limited_by,omitempty"`
+	LinkUse   float64 `json:"link_use,omitempty"`
 }
 
 // --- stages 3 and 4: verify and recoverypoint ----------------------------------------------------------------------------

@@ -6,10 +6,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"understudy/internal/model"
+	"understudy/internal/ui"
 )
 
 // Options of `understudy agent`.
@@ -24,6 +26,7 @@ type Options struct {
 	LibvirtSocket   string
 	ImageDirs       []string // disks outside these folders are refused
 	StoreReserve    int64    // bytes of the store's file system that replicas never use
+	LinkBudget      int64    // bytes/s that all transfers from this host use together; 0 unbounded
 }
 
 // Command is `understudy agent`.
@@ -45,6 +48,7 @@ EXIT STATUS
 			&cli.StringFlag{Name: "namespace", Value: "understudy", Usage: "Temporal namespace"},
 			&cli.StringFlag{Name: "link-listen", Value: ":7450", Usage: "address where replicas are received"},
 			&cli.StringFlag{Name: "link-advertise", Usage: "`HOST:PORT` under which other agents reach it (default: HOST and the port of --link-listen)"},
+			&cli.StringFlag{Name: "link-budget", DefaultText: "unbounded", Usage: "all transfers from this host together use at most `RATE` of the link, for example 100mbit or 12MB (a second)"},
 			&cli.StringFlag{Name: "state-dir", Value: "/var/lib/understudy", Usage: "replicas, floors and scratch files"},
 			&cli.StringFlag{Name: "run-dir", Value: "/run/understudy", Usage: "sockets; keep it short, a socket's path has at most 107 bytes"},
 			&cli.StringFlag{Name: "libvirt-socket", Value: "/run/libvirt/libvirt-sock", Usage: "socket of libvirtd"},
@@ -57,6 +61,10 @@ EXIT STATUS
 				LinkListen: c.String("link-listen"), LinkAdvertise: c.String("link-advertise"),
 				StateDir: filepath.Clean(c.String("state-dir")), RunDir: filepath.Clean(c.String("run-dir")),
 				LibvirtSocket: c.String("libvirt-socket"), ImageDirs: c.StringSlice("image-dir"), StoreReserve: c.Int64("store-reserve"),
+			}
+			var err error
+			if opts.LinkBudget, err = parseRate(c.String("link-budget")); err != nil {
+				return err
 			}
 			if opts.Host == "" {
 				name, err := os.Hostname()
@@ -73,3 +81,28 @@ EXIT STATUS
 		},
 	}
 }
+
+// parseRate reads a rate as bytes a second: bits in the words of networks, bytes in those of disks.
+func parseRate(text string) (int64, error) {
+	t := strings.TrimSuffix(strings.TrimSpace(text), "/s")
+	if t == "" || t == "0" {
+		return 0, nil
+	}
+	factor := 1.0
+	for _, u := range []struct {
+		suffix, bytes string
+	}{{"kbit", "KB"}, {"mbit", "MB"}, {"gbit", "GB"}} {
+		if number, ok := strings.CutSuffix(strings.ToLower(t), u.suffix); ok {
+			t, factor = number+u.bytes, 1.0/8
+		}
+	}
+	n, err := ui.ParseBytes(t)
+	if rate := int64(float64(n) * factor); err == nil && rate >= leastBudget {
+		return rate, nil
+	}
+	return 0, model.Fail(model.InvalidArgument, err, "%q is not the budget of a link: at least %d bytes a second", text, leastBudget).
+		WithTry("--link-budget 100mbit")
+}
+
+// leastBudget is below what one batch of data in eight seconds takes.
+const leastBudget = 8 << 10

@@ -19,6 +19,7 @@ import (
 const (
 	shortAtOnce   = 50
 	bulkAtOnce    = 4
+	sharedAtOnce  = 16 // where a budget shares the link: what waits for its grant must not keep others out
 	stopLimit     = 3 * time.Second // for activities under way
 	beatThrottle  = time.Second     // the watch of a host has a heartbeat limit of three seconds
 	workerWait    = 2 * time.Second
@@ -48,10 +49,10 @@ func send[T any](ctx context.Context, s *signals, sig contract.Signal[T], uuid s
 }
 
 // work polls both queues until ctx ends or a worker fails for good.
-func work(ctx context.Context, c client.Client, h *activities.Host, log *slog.Logger) error {
+func work(ctx context.Context, c client.Client, h *activities.Host, atOnce int, log *slog.Logger) error {
 	fatal := make(chan error, 2)
 	short := newWorker(c, contract.HostQueue(h.ID), shortAtOnce, fatal)
-	bulk := newWorker(c, contract.BulkQueue(h.ID), bulkAtOnce, fatal)
+	bulk := newWorker(c, contract.BulkQueue(h.ID), atOnce, fatal)
 	h.Register(short, bulk)
 	// The bulk queue first: who finds the host by its short queue may use both.
 	if err := bulk.Start(); err != nil {
@@ -88,9 +89,9 @@ func newWorker(c client.Client, queue string, atOnce int, fatal chan<- error) wo
 }
 
 // serve goes on polling whatever fails: a namespace that is not made yet, a cluster that forgot it.
-func serve(ctx context.Context, c client.Client, h *activities.Host, log *slog.Logger) {
+func serve(ctx context.Context, c client.Client, h *activities.Host, atOnce int, log *slog.Logger) {
 	for ctx.Err() == nil {
-		if err := work(ctx, c, h, log); err != nil {
+		if err := work(ctx, c, h, atOnce, log); err != nil {
 			log.Warn("queues_not_served", "error", err, "again_in", workerWait.String())
 			pause(ctx, workerWait)
 		}

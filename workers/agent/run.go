@@ -37,6 +37,7 @@ type agent struct {
 	lis   net.Listener
 	link  *link.Server
 	watch *watcher
+	share *shares
 	tell  *signals
 	out   *outbox
 	host  *activities.Host
@@ -65,6 +66,7 @@ func Run(ctx context.Context, opts Options, log *slog.Logger) error {
 	})
 	defer a.link.Stop()
 	wg.Go(func() { a.watch.run(ctx) })
+	wg.Go(func() { a.share.run(ctx) })
 	wg.Go(func() { a.watch.events(ctx, a.hv.Events) })
 	log.Info("receiving", "address", a.self.address)
 
@@ -90,7 +92,11 @@ func (a *agent) control(ctx context.Context, wg *sync.WaitGroup) {
 		defer close(announced)
 		announce(ctx, c, to, a.self, a.log)
 	})
-	serve(ctx, c, a.host, a.log)
+	atOnce := bulkAtOnce
+	if a.opts.LinkBudget > 0 {
+		atOnce = sharedAtOnce
+	}
+	serve(ctx, c, a.host, atOnce, a.log)
 	<-announced
 }
 
@@ -131,7 +137,7 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	}
 	a.self = newSelf(opts, advertised(opts, a.lis.Addr()), a.hv, a.store.Usage, links{}.Ping)
 	a.host = &activities.Host{
-		ID: opts.Host, Floors: floors, Link: links{}, Store: store{a.store}, Domains: a.hv, Watcher: a.watch, Self: a.self,
+		ID: opts.Host, Floors: floors, Link: links{}, Store: store{a.store}, Domains: a.hv, Watcher: a.watch, Self: a.self, Shares: a.share,
 		Snapshot: snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs}),
 		Restorer: restore.New(a.hv, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir}),
 		Reserve:  max(opts.StoreReserve, 0), Now: time.Now,
@@ -148,6 +154,8 @@ func (a *agent) openWatcher() error {
 		host: a.opts.Host, hv: a.hv, to: a.tell, out: a.out, list: list, load: &hostload.Meter{}, now: time.Now, log: a.log,
 		vms: entries, wake: make(chan struct{}, 1),
 	}
+	a.share = newShares(a.opts.LinkBudget, time.Now, a.watch.exposure, a.watch.served, a.log)
+	a.watch.link = a.share
 	return nil
 }
 

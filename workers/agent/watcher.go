@@ -42,6 +42,7 @@ type watcher struct {
 	out  *outbox
 	list watchlist
 	load *hostload.Meter
+	link *shares // never asked while mu is held: it asks back
 	now  func() time.Time
 	log  *slog.Logger
 
@@ -243,6 +244,30 @@ func (w *watcher) Yield(vm model.VMRef, below model.Generation) {
 	w.change(vm, func(e *entry) { e.Muted = e.Muted || e.Generation < below })
 }
 
+// exposure is the oldest write of a VM that is in no verified point, as far as it is known, and its target.
+func (w *watcher) exposure(uuid string) (oldest *time.Time, rpo time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e, ok := w.vms[uuid]
+	if !ok {
+		return nil, 0
+	}
+	return e.Meter.exposure(), e.RPO
+}
+
+// served is the number of VMs that are protected from here.
+func (w *watcher) served() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, e := range w.vms {
+		if !e.Muted {
+			n++
+		}
+	}
+	return n
+}
+
 func (w *watcher) change(vm model.VMRef, do func(*entry)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -254,6 +279,7 @@ func (w *watcher) change(vm model.VMRef, do func(*entry)) {
 
 // Forget implements activities.Watcher.
 func (w *watcher) Forget(vm model.VMRef) error {
+	w.link.forget(vm.UUID)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.vms, vm.UUID)

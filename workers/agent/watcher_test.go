@@ -131,6 +131,7 @@ func newRig(t *testing.T, dir string, hv *libvirt, p *plane) *rig {
 		host: "host-a", hv: hv, to: p, out: newOutbox(ctx, log), list: list, load: &hostload.Meter{}, log: log,
 		now: func() time.Time { return r.clock }, vms: entries, wake: make(chan struct{}, 1),
 	}
+	r.link = newShares(0, r.now, r.exposure, r.served, log)
 	t.Cleanup(func() { cancel(); r.out.wait() })
 	return r
 }
