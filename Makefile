@@ -6,7 +6,7 @@ BUILD       := build
 export CGO_ENABLED ?= 0
 GOBUILD     := go build -trimpath -ldflags '-s -w'
 
-.PHONY: help deps build demo demo-down test test-unit test-e2e test-temporal lint workflowcheck fuzz-short bench faults fmt clean
+.PHONY: help deps build demo demo-down test test-unit test-e2e test-temporal lint workflowcheck fuzz-short bench bench-adaptive faults fmt clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-temporal: ## the nested module of the bundled Temporal
 
 bench: deps build ## figures of docs/PERFORMANCE.md, measured beside their peers
 	@go run ./tests/bench
+
+bench-adaptive: ## the adaptive cadence against fixed and peer schedules, simulated (3 to 5 minutes on one core)
+	@nice -n 15 go run ./tests/bench/adaptive
 
 fuzz-short: ## each fuzz target for 20 s
 	@tests/fuzz-short 20s

@@ -50,7 +50,7 @@ func Find(name string) (Spec, bool) {
 // Generate makes the writes of a spec.
 func (s Spec) Generate(length time.Duration, seed uint64) []Write {
 	h := fnv.New64a()
-	h.Write([]byte(s.Name))
+	_, _ = h.Write([]byte(s.Name))
 	g := &guest{rng: rand.New(rand.NewPCG(seed, h.Sum64())), end: length.Seconds()}
 	s.make(g)
 	sort.SliceStable(g.writes, func(i, j int) bool { return g.writes[i].Time < g.writes[j].Time })

@@ -15,9 +15,7 @@ type Constants struct {
 	RatioQ       float64 // quantile of the ratios of changed bytes and of bytes on the wire
 	Slope, Curve float64 // age limit 1 - Slope u - Curve u²
 	LeastLimit   float64 // of RPO
-	StaySlope    float64 // age limit of a guest that rewrites: 1 - StaySlope u
 	Live         bool    // the load of the running window counts
-	Bend         bool    // the bend of D(T) counts
 	Reserve      float64 // of the largest growth remembered
 	ReserveFrom  float64 // of RPO: from this age on
 	HalfLife     time.Duration
@@ -31,8 +29,8 @@ type Constants struct {
 func Defaults() Constants {
 	return Constants{
 		MarginShare: 0.05, MarginLeast: 0.5, WorstFactor: 3.5, WorstMargin: 0.2, PeriodShare: 1.0 / 40, FixedQ: 0.99, GuardQ: 0.95, RatioQ: 0.9,
-		Slope: 0.6, Curve: 0.4, LeastLimit: 0.22, StaySlope: 0.5, Live: true, Bend: true, Reserve: 0.5, ReserveFrom: 0.25,
-		HalfLife: 10 * time.Minute, HalfLives: 4, PaceShare: 0.05, TMin: tminShare,
+		Slope: 0.6, Curve: 0.4, LeastLimit: 0.22, Live: true, Reserve: 0.5, ReserveFrom: 0.25,
+		HalfLife: 10 * time.Minute, HalfLives: 4, PaceShare: 0.1, TMin: tminShare,
 	}
 }
 

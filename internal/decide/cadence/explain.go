@@ -36,7 +36,7 @@ func Explain(in Input) Explanation {
 		{"growth", compact(t.g), "B/s"}, {"growth with reserve", compact(t.gReserve), "B/s"}, {"throughput", compact(t.rate), "B/s"},
 		{"fixed cost", compact(t.e.Fixed), "s"}, {"guard", compact(t.e.Guard), "x"}, {"bytes sent per changed byte", compact(t.e.Wire), "x"},
 		{"cycle", compact(t.d), "s"}, {"slack", compact(t.slack), "s"}, {"load", compact(t.load), "share"}, {"age limit", compact(t.limit), "s"},
-		{"bend of D(T)", compact(t.e.Bend), "exponent"}, {"use of the host's link", in.Crowd, "share"}, {"cycles learned from", float64(in.Learned.Cycles), ""},
+		{"use of the host's link", in.Crowd, "share"}, {"cycles learned from", float64(in.Learned.Cycles), ""},
 	}
 	switch e.Cadence.Binding {
 	case model.BindingSlack, model.BindingLoad, model.BindingTMin, model.BindingAllocator:

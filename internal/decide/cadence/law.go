@@ -83,16 +83,10 @@ func (t terms) live(pace float64) float64 {
 	return min(u/t.rate, 1)
 }
 
-// ageLimit leaves room for a cycle that takes as long as the load says and for a rise of it. A guest that rewrites the
-// same region cannot grow beyond it, so less room will do.
+// ageLimit leaves room for a cycle that takes as long as the load says and for a rise of it.
 func (t terms) ageLimit() float64 {
 	u := t.load
-	grows := max(t.k.LeastLimit, 1-t.k.Slope*u-t.k.Curve*u*u)
-	if !t.k.Bend {
-		return grows * t.rpo
-	}
-	stays := max(grows, 1-t.k.StaySlope*u)
-	return (t.e.Bend*grows + (1-t.e.Bend)*stays) * t.rpo
+	return max(t.k.LeastLimit, 1-t.k.Slope*u-t.k.Curve*u*u) * t.rpo
 }
 
 func (t terms) duration(changed float64) float64 {

@@ -27,7 +27,6 @@ type Learned struct {
 	Dirty   []float64 `json:"dirty,omitempty"`       // bytes in dirty clusters
 	Written []float64 `json:"written,omitempty"`     // bytes by the write counters
 	Changed []float64 `json:"changed,omitempty"`     // bytes
-	Bend    []float64 `json:"bend,omitempty"`        // b of D(T) ~ T^b beyond RPO/2: 1 appends, 0 rewrites
 
 	Rate   float64 `json:"rate"`   // bytes/s of the granted share; 0 unknown
 	Load   Peak    `json:"load"`   // share of the time the share of the link is busy with our transfers
@@ -88,7 +87,6 @@ type Estimates struct {
 	SizeQ   float64 `json:"size_dirty"`
 	PerW    float64 `json:"per_written"`
 	SizeW   float64 `json:"size_written"`
-	Bend    float64 `json:"bend"`
 	Mean    float64 `json:"mean_s"`  // of the fixed cost
 	Learned bool    `json:"learned"` // the ratios were seen often enough
 }
@@ -164,9 +162,7 @@ func (l *Learned) Done(c Cycle, rpo time.Duration) {
 		keep(&l.Written, keepRatios, float64(c.Written))
 	}
 	l.throughput(float64(c.Sent), moved)
-	load, bend := l.load(c, rpo.Seconds())
-	l.Load = l.Load.raise(load, c.TakenAt, k.memory(rpo))
-	keep(&l.Bend, keepRatios, bend)
+	l.Load = l.Load.raise(l.load(c, rpo.Seconds()), c.TakenAt, k.memory(rpo))
 	l.Worst = l.Worst.raise(c.Fixed.Seconds(), c.TakenAt, worstMemory)
 	l.Early, l.Last, l.Opens = Point{}, Point{}, 0
 	l.Est = l.estimates()
@@ -190,34 +186,27 @@ func (l *Learned) throughput(sent, moved float64) {
 // carries most. At a shorter interval D/T is larger and would hold itself up (shorter, larger load, shorter), so D is
 // carried to RPO/2. Two upper bounds hold for that: D grows at most linearly, and it never exceeds the dirty clusters, which
 // grow along the bend that this very window showed (between a look in its first quarter of RPO and its end).
-func (l *Learned) load(c Cycle, rpo float64) (load, bend float64) {
+func (l *Learned) load(c Cycle, rpo float64) float64 {
 	t, b := c.Interval.Seconds(), float64(c.Changed)
 	if t <= 0 || b <= 0 || l.Rate <= 0 {
-		return 0, 1
-	}
-	reach := func(at float64) float64 {
-		if at <= t {
-			return b
-		}
-		most := b * at / t
-		if m := l.Early; c.Dirty > 0 && m.Bytes > 0 && m.Age < t/1.3 {
-			grows := max(math.Log(float64(c.Dirty)/m.Bytes)/math.Log(t/m.Age), 0)
-			most = min(most, float64(c.Dirty)*math.Pow(at/t, min(grows, 1)))
-		}
-		return max(most, b)
+		return 0
 	}
 	half := max(rpo/2, t)
+	most := b * half / t
+	if m := l.Early; c.Dirty > 0 && m.Bytes > 0 && m.Age < t/1.3 {
+		bend := math.Log(float64(c.Dirty)/m.Bytes) / math.Log(t/m.Age) // 1 appends, 0 rewrites
+		most = min(most, float64(c.Dirty)*math.Pow(half/t, min(max(bend, 0), 1)))
+	}
 	rate := l.Rate // guarded while only the seeding was measured; what this cycle achieved is known
 	if moved := c.Moved.Seconds(); moved > 0 && l.Cycles < fewSamples {
 		rate = max(rate, float64(c.Sent)/moved)
 	}
-	load = reach(half) * float64(c.Sent) / b / (half * rate)
-	return min(load, 1), min(max(math.Log2(reach(2*half)/reach(half)), 0), 1)
+	return min(max(most, b)*float64(c.Sent)/b/(half*rate), 1)
 }
 
 func (l *Learned) estimates() Estimates {
 	k := l.constants()
-	e := Estimates{Fixed: coldFixed, Guard: coldGuard, Wire: 1, PerQ: 1, PerW: 1, Bend: 1, Mean: mean(l.Fixed)}
+	e := Estimates{Fixed: coldFixed, Guard: coldGuard, Wire: 1, PerQ: 1, PerW: 1, Mean: mean(l.Fixed)}
 	if n := len(l.Fixed); n >= fewSamples {
 		e.Fixed = quantile(l.Fixed, k.FixedQ)
 	} else if n > 0 {
@@ -230,7 +219,7 @@ func (l *Learned) estimates() Estimates {
 		e.Wire, e.Size = quantile(l.Wire, k.RatioQ), quantile(l.Changed, k.RatioQ)
 	}
 	if l.Cycles >= fewRatios {
-		e.Learned, e.Bend = true, quantile(l.Bend, k.RatioQ)
+		e.Learned = true
 		e.PerQ, e.SizeQ = quantile(l.PerQ, k.RatioQ), quantile(l.Dirty, k.RatioQ)
 		e.PerW, e.SizeW = quantile(l.PerW, k.RatioQ), quantile(l.Written, k.RatioQ)
 	}

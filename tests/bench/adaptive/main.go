@@ -17,7 +17,7 @@ import (
 
 func main() {
 	hours := flag.Float64("hours", 3, "length of each trace")
-	seeds := flag.Int("seeds", 4, "how many seeds; the tables are of the first, the others are checked beside it")
+	seeds := flag.Int("seeds", 5, "how many seeds; the tables are of the first, the others are checked beside it")
 	docs := flag.String("docs", "docs", "folder of the documents; empty writes nothing")
 	flag.Parse()
 	if err := run(*hours, *seeds, *docs); err != nil {
