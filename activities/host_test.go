@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/testsuite"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/retention"
 	"understudy/internal/hypervisor"
 	"understudy/internal/lease"
 	"understudy/internal/model"
@@ -46,6 +47,7 @@ type fakeStore struct {
 	removed   bool
 	holds     []model.Hold
 	dropped   []string
+	pruned    []retention.Rules
 }
 
 func (f *fakeStore) Holds(context.Context, model.VMRef) ([]model.Hold, error) { return f.holds, nil }
@@ -82,7 +84,8 @@ func (f *fakeStore) Commit(_ context.Context, _ model.Receipt, p model.Point) (m
 	f.points = append(f.points, p)
 	return p, nil
 }
-func (f *fakeStore) Prune(context.Context, model.VMRef, int) ([]model.Seq, string, error) {
+func (f *fakeStore) PruneTo(_ context.Context, _ model.VMRef, r retention.Rules) ([]model.Seq, string, error) {
+	f.pruned = append(f.pruned, r)
 	return nil, "a VM runs from it", nil
 }
 func (f *fakeStore) Remove(context.Context, model.VMRef) error {
@@ -124,10 +127,11 @@ func (f *fakeWatcher) Capturing(context.Context, model.VMRef, model.PointRef) { 
 func (f *fakeWatcher) Captured(model.VMRef, model.PointRef, time.Time) *time.Time {
 	return &time.Time{}
 }
-func (f *fakeWatcher) Abandoned(model.VMRef, model.PointRef) { f.note("abandoned") }
-func (f *fakeWatcher) Verified(model.VMRef, model.PointRef)  { f.note("verified") }
-func (f *fakeWatcher) Yield(model.VMRef, model.Generation)   { f.note("yield") }
-func (f *fakeWatcher) Forget(model.VMRef) error              { f.note("forget"); return nil }
+func (f *fakeWatcher) CapturedBytes(model.VMRef, model.PointRef) int64 { return 9 }
+func (f *fakeWatcher) Abandoned(model.VMRef, model.PointRef)           { f.note("abandoned") }
+func (f *fakeWatcher) Verified(model.VMRef, model.PointRef)            { f.note("verified") }
+func (f *fakeWatcher) Yield(model.VMRef, model.Generation)             { f.note("yield") }
+func (f *fakeWatcher) Forget(model.VMRef) error                        { f.note("forget"); return nil }
 func (f *fakeWatcher) Observe(context.Context, model.VMRef) (model.Observation, error) {
 	return model.Observation{}, nil
 }
@@ -371,4 +375,24 @@ func TestTheRescueCopyGoesWhenThePolicyIsMetWithoutIt(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Equal(t, []string{"g3"}, f.store.dropped)
+}
+
+func TestRetentionFollowsAllRulesAndMayWaitButNotForEver(t *testing.T) {
+	f := hostEnv(t)
+	rules := retention.Rules{Last: 2, Hourly: 1, Daily: 1}
+	verify := func(seq model.Seq, postpone bool) {
+		_, err := run(t, f, contract.Verify, contract.VerifyIn{
+			Fence: under(5), Point: model.PointRef{Generation: 5, Seq: seq}, KeepLast: rules.Last, Hourly: rules.Hourly, Daily: rules.Daily, PostponeMerges: postpone,
+		})
+		require.NoError(t, err)
+	}
+	for seq := model.Seq(1); seq <= 8; seq++ {
+		verify(seq, true)
+	}
+	require.Empty(t, f.store.pruned)
+	verify(9, true) // the fake drops nothing: twice as many as are kept
+	require.Equal(t, []retention.Rules{rules}, f.store.pruned)
+	_, err := run(t, f, contract.Prune, contract.PruneIn{Fence: under(5), KeepLast: 2, Hourly: 1, Daily: 1})
+	require.NoError(t, err)
+	require.Equal(t, []retention.Rules{rules, rules}, f.store.pruned)
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"understudy/internal/blockio"
+	"understudy/internal/decide/retention"
 	"understudy/internal/hypervisor"
 	"understudy/internal/lease"
 	"understudy/internal/model"
@@ -84,7 +85,7 @@ type Store interface {
 	Commit(ctx context.Context, receipt model.Receipt, point model.Point) (model.Point, error)
 	Point(ctx context.Context, vm model.VMRef, p model.PointRef) (model.Point, error)
 	Points(ctx context.Context, vm model.VMRef) ([]model.Point, error)
-	Prune(ctx context.Context, vm model.VMRef, keepLast int) (dropped []model.Seq, postponed string, err error)
+	PruneTo(ctx context.Context, vm model.VMRef, rules retention.Rules) (dropped []model.Seq, postponed string, err error)
 	Discard(ctx context.Context, vm model.VMRef, p model.PointRef) error
 	Holds(ctx context.Context, vm model.VMRef) ([]model.Hold, error)
 	Deactivate(ctx context.Context, vm model.VMRef, name string) error
@@ -119,6 +120,8 @@ type Watcher interface {
 	// write in the capture; Abandoned takes it back; Verified forgets the captures up to a committed one.
 	Capturing(ctx context.Context, vm model.VMRef, p model.PointRef)
 	Captured(vm model.VMRef, p model.PointRef, takenAt time.Time) *time.Time
+	// CapturedBytes were written into an open capture, by the counters; 0 when nobody knows.
+	CapturedBytes(vm model.VMRef, p model.PointRef) int64
 	Abandoned(vm model.VMRef, p model.PointRef)
 	Verified(vm model.VMRef, p model.PointRef)
 	// Observe samples now.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/retention"
 )
 
 func (h *Host) prune(ctx context.Context, in contract.PruneIn) (contract.PruneOut, error) {
@@ -13,7 +14,7 @@ func (h *Host) prune(ctx context.Context, in contract.PruneIn) (contract.PruneOu
 	if err := h.admit(in.Fence); err != nil {
 		return contract.PruneOut{}, toWire(err)
 	}
-	dropped, postponed, err := h.Store.Prune(ctx, in.VM, in.KeepLast)
+	dropped, postponed, err := h.Store.PruneTo(ctx, in.VM, retention.Rules{Last: in.KeepLast, Hourly: in.Hourly, Daily: in.Daily})
 	return contract.PruneOut{Dropped: list(dropped), Postponed: postponed}, toWire(err)
 }
 

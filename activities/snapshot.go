@@ -34,6 +34,7 @@ func (h *Host) take(ctx context.Context, in contract.SnapshotIn) (contract.Snaps
 		Point: point, TakenAt: taken.TakenAt, Consistency: taken.Consistency, Disks: list(taken.Disks),
 		StallMS: float64(taken.Stall.Microseconds()) / 1000, Origin: h.Watcher.Captured(in.VM, point, taken.TakenAt),
 	}
+	out.WrittenBytes = h.Watcher.CapturedBytes(in.VM, point)
 	for _, d := range taken.Disks {
 		out.DirtyBytes += d.DirtyBytes
 	}

@@ -3,8 +3,10 @@ package activities
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/retention"
 	"understudy/internal/model"
 	"understudy/internal/restore"
 )
@@ -19,14 +21,14 @@ type verifyProgress struct {
 func (h *Host) verify(ctx context.Context, in contract.VerifyIn) (contract.VerifyOut, error) {
 	b := startBeat(ctx)
 	defer b.end()
-	point, err := h.proveAndCommit(ctx, in, b)
+	point, took, err := h.proveAndCommit(ctx, in, b)
 	if err != nil {
 		return contract.VerifyOut{}, toWire(err)
 	}
 	// The point is committed and stays so whatever follows: retention is tried again after the next one.
 	h.dropFormerLives(ctx, in)
-	_, _, _ = h.Store.Prune(ctx, in.VM, in.KeepLast)
-	out := contract.VerifyOut{Point: point.PointRef, VerifiedAt: point.VerifiedAt, Points: 1}
+	h.retain(ctx, in)
+	out := contract.VerifyOut{Point: point.PointRef, VerifiedAt: point.VerifiedAt, Points: 1, ProveTook: took}
 	if points, err := h.Store.Points(ctx, in.VM); err == nil {
 		out.Points = len(points)
 	}
@@ -34,6 +36,16 @@ func (h *Host) verify(ctx context.Context, in contract.VerifyIn) (contract.Verif
 		out.StoreFree = free
 	}
 	return out, nil
+}
+
+// retain drops the points that no rule keeps. Postponed it still happens before there are twice as many as are kept.
+func (h *Host) retain(ctx context.Context, in contract.VerifyIn) {
+	if in.PostponeMerges {
+		if points, err := h.Store.Points(ctx, in.VM); err == nil && len(points) <= 2*(in.KeepLast+in.Hourly+in.Daily) {
+			return
+		}
+	}
+	_, _, _ = h.Store.PruneTo(ctx, in.VM, retention.Rules{Last: in.KeepLast, Hourly: in.Hourly, Daily: in.Daily})
 }
 
 // dropFormerLives removes the overlays that the VM ran from here in earlier generations. They are its rescue copy until the
@@ -65,30 +77,33 @@ func (h *Host) dropFormerLives(ctx context.Context, in contract.VerifyIn) {
 	}
 }
 
-func (h *Host) proveAndCommit(ctx context.Context, in contract.VerifyIn, b *beat) (model.Point, error) {
+func (h *Host) proveAndCommit(ctx context.Context, in contract.VerifyIn, b *beat) (point model.Point, took time.Duration, err error) {
 	if err := h.admit(in.Fence); err != nil {
-		return model.Point{}, err
+		return model.Point{}, 0, err
 	}
 	done, err := h.Store.Point(ctx, in.VM, in.Point)
 	if err == nil {
-		return done, nil
+		return done, 0, nil
 	}
 	if !absent(err) {
-		return model.Point{}, err
+		return model.Point{}, 0, err
 	}
 	spec, err := h.Store.StagedSpec(ctx, in.VM, in.Point)
 	if err != nil {
-		return model.Point{}, err
+		return model.Point{}, 0, err
 	}
+	began := h.Now()
 	receipt, err := h.Store.Prove(ctx, in.VM, in.Point, func(done, total int64) { b.set(verifyProgress{done, total}) })
 	if err != nil {
-		return model.Point{}, err
+		return model.Point{}, 0, err
 	}
 	// Proving takes long: a takeover that began meanwhile has chosen its point, so nothing may be added under it.
 	if err := h.admit(in.Fence); err != nil {
-		return model.Point{}, err
+		return model.Point{}, 0, err
 	}
-	return h.Store.Commit(ctx, receipt, manifest(in, spec.DomainXML, receipt))
+	took = h.Now().Sub(began)
+	point, err = h.Store.Commit(ctx, receipt, manifest(in, spec.DomainXML, receipt))
+	return point, took, err
 }
 
 func manifest(in contract.VerifyIn, domainXML string, r model.Receipt) model.Point {

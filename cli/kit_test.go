@@ -76,6 +76,7 @@ type plane struct {
 	unprotect func(contract.UnprotectIn) (contract.UnprotectOut, error)
 	inspect   func(model.HostID) (contract.InspectOut, error)
 	points    func(model.HostID) ([]contract.PointView, error)
+	explain   contract.ExplainOut
 	setPolicy func(model.Policy) (contract.DescribeOut, error)
 	progress  *contract.ReplicateProgress
 }
@@ -85,9 +86,12 @@ func (p *plane) Find(_ context.Context, vm string) (contract.DescribeOut, error)
 	return p.find(vm)
 }
 func (p *plane) Describe(context.Context, string) (contract.DescribeOut, error) { return p.describe() }
-func (p *plane) List(context.Context) ([]contract.DescribeOut, error)           { return p.list, p.listErr }
-func (p *plane) Hosts(context.Context) ([]contract.HostWatchState, error)       { return p.hosts, nil }
-func (p *plane) Servers(context.Context) (int, error)                           { return 1, nil }
+func (p *plane) Explain(context.Context, model.VMRef) (contract.ExplainOut, error) {
+	return p.explain, nil
+}
+func (p *plane) List(context.Context) ([]contract.DescribeOut, error)     { return p.list, p.listErr }
+func (p *plane) Hosts(context.Context) ([]contract.HostWatchState, error) { return p.hosts, nil }
+func (p *plane) Servers(context.Context) (int, error)                     { return 1, nil }
 func (p *plane) Host(_ context.Context, h model.HostID) (contract.HostWatchState, error) {
 	for _, s := range p.hosts {
 		if s.Facts.Host == h {
@@ -141,7 +145,7 @@ func protected() contract.DescribeOut {
 		Spec: contract.ProtectSpec{VM: db1, Primary: "host-a", Standby: "host-b", Policy: policy},
 		State: contract.ProtectState{
 			Phase: model.PhaseProtected, Accepted: true, Primary: "host-a", Standby: "host-b", StandbyReady: true, Policy: policy, Generation: 1,
-			Committed: ref, Unreplicated: &write, HostSilent: map[string]bool{},
+			Committed: ref, Points: 7, Unreplicated: &write, HostSilent: map[string]bool{},
 			Cadence: model.Cadence{Interval: 12500 * time.Millisecond, NextAt: noon.Add(10 * time.Second), Reason: "slack is used up in 10 s", Binding: model.BindingSlack},
 			Recent: []contract.PointSummary{{
 				PointRef: ref, TakenAt: noon.Add(-61 * time.Second), VerifiedAt: noon.Add(-time.Minute), Consistency: model.CrashConsistent,

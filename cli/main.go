@@ -28,6 +28,7 @@ type service interface {
 	EnsureProtected(context.Context, contract.ProtectSpec) (contract.DescribeOut, error)
 	Find(ctx context.Context, vm string) (contract.DescribeOut, error)
 	Describe(ctx context.Context, uuid string) (contract.DescribeOut, error)
+	Explain(context.Context, model.VMRef) (contract.ExplainOut, error)
 	List(context.Context) ([]contract.DescribeOut, error)
 	Hosts(context.Context) ([]contract.HostWatchState, error)
 	Servers(context.Context) (int, error)
@@ -104,7 +105,7 @@ EXAMPLE
 		OnUsageError:   usage,
 		Commands: append([]*cli.Command{
 			e.protectCommand(), e.unprotectCommand(), e.statusCommand(), e.pointsCommand(), e.syncCommand(), e.pauseCommand(),
-			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.doctorCommand(), e.versionCommand(),
+			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.doctorCommand(), e.versionCommand(),
 		}, processes...),
 	}
 	app.Action = func(c *cli.Context) error {

@@ -69,7 +69,9 @@ func TestExposureIsJudgedAtTheMomentOfAsking(t *testing.T) {
 	}{
 		{"idle", 0, false, model.PhaseProtected, model.RPOMet, 0, 0},
 		{"fresh", 10 * time.Second, false, model.PhaseProtected, model.RPOMet, 10, 0},
-		{"three quarters", 23 * time.Second, false, model.PhaseProtected, model.RPOAtRisk, 23, 0},
+		{"three quarters, as planned", 23 * time.Second, false, model.PhaseProtected, model.RPOMet, 23, 0},
+		{"later than planned", 29 * time.Second, false, model.PhaseProtected, model.RPOAtRisk, 29, 0},
+		{"three quarters, and failing", 23 * time.Second, false, model.PhaseDegraded, model.RPOAtRisk, 23, 0},
 		{"over", 31 * time.Second, false, model.PhaseDegraded, model.RPOViolated, 31, 3},
 		{"silent", 10 * time.Second, true, model.PhaseProtected, model.RPOUnknown, 10, 3},
 		{"silent and idle when last seen", 0, true, model.PhaseProtected, model.RPOUnknown, 5, 3},
@@ -86,6 +88,9 @@ func TestExposureIsJudgedAtTheMomentOfAsking(t *testing.T) {
 			p.State.Unreplicated = &at
 		}
 		p.State.HostSilent["host-a"] = x.silent
+		if x.phase == model.PhaseDegraded {
+			p.State.Failures = 1
+		}
 		d.plane.list = []contract.DescribeOut{p}
 		require.Equal(t, x.code, d.run("status", "--output", "json"), x.name)
 		v := viewOf(p, noon)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/calendar"
 	"understudy/internal/decide/mode"
 	"understudy/internal/model"
 )
@@ -40,6 +41,7 @@ type rpoView struct {
 	Target   float64        `json:"target_s"`
 	Exposure float64        `json:"exposure_s"`
 	State    model.RPOState `json:"state"`
+	Window   string         `json:"window,omitempty"` // of the calendar, that is open
 }
 
 type cadenceView struct {
@@ -133,7 +135,7 @@ func viewOf(d contract.DescribeOut, now time.Time) protectionView {
 	st := d.State
 	v := protectionView{
 		VM: d.Spec.VM.Name, UUID: d.Spec.VM.UUID, Phase: st.Phase, Primary: st.Primary, Standby: st.Standby,
-		Generation: uint64(st.Generation), RPO: rpoOf(st, now), Points: pointsOf(st), LastPoint: lastPoint(st),
+		Generation: uint64(st.Generation), RPO: rpoOf(st, now), Points: st.Points, LastPoint: lastPoint(st),
 		Cadence: cadenceView{Interval: st.Cadence.Interval.Seconds(), NextAt: timeOrNil(st.Cadence.NextAt), Reason: st.Cadence.Reason, Binding: st.Cadence.Binding},
 		Alerts:  []alertView{}, Policy: policyOf(st.Policy), LastError: st.LastError,
 		Totals: totalsView{
@@ -168,7 +170,8 @@ func viewOf(d contract.DescribeOut, now time.Time) protectionView {
 // rpoOf counts from the oldest write that is in no verified point. While the primary is silent nobody knows what it wrote:
 // then the age of the last look is what may be lost at most.
 func rpoOf(st contract.ProtectState, now time.Time) rpoView {
-	v := rpoView{Target: st.Policy.RPO.Seconds(), State: model.RPOMet}
+	eff, window := calendar.Effective(st.Policy, now)
+	v := rpoView{Target: eff.RPO.Seconds(), State: model.RPOMet, Window: window}
 	var exposure time.Duration
 	if st.Unreplicated != nil {
 		exposure = max(0, now.Sub(*st.Unreplicated))
@@ -181,7 +184,11 @@ func rpoOf(st contract.ProtectState, now time.Time) rpoView {
 		return v
 	}
 	v.Exposure = exposure.Seconds()
-	switch level := mode.LevelOf(exposure, st.Policy.RPO); {
+	planned := time.Duration(0)
+	if st.OnPlan() {
+		planned = mode.Planned(eff.RPO)
+	}
+	switch level := mode.LevelOnPlan(exposure, eff.RPO, planned); {
 	case level >= mode.Violated:
 		v.State = model.RPOViolated
 	case level == mode.AtRisk:
@@ -198,10 +205,6 @@ func (v protectionView) outside() bool {
 	case model.PhaseSeeding, model.PhaseProtected, model.PhaseDegraded, model.PhaseSuspended:
 	}
 	return v.RPO.State == model.RPOViolated || v.RPO.State == model.RPOUnknown
-}
-
-func pointsOf(st contract.ProtectState) int {
-	return min(int(st.Totals.Cycles), st.Policy.KeepLast)
 }
 
 func lastPoint(st contract.ProtectState) *pointBrief {

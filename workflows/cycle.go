@@ -37,14 +37,18 @@ func (p *protection) cycle(ctx workflow.Context) {
 	if p.resync != "" { // not before: the cycle under way at the request would use it up
 		p.st.ForceResync, p.resync = p.resync, ""
 	}
+	p.giveWay()
 	p.lastEnd = p.attempt(ctx)
 	if p.lastEnd != nil && p.mend(ctx, p.lastEnd) && !p.interrupted {
+		p.due = time.Time{}
 		if p.lastEnd = p.attempt(ctx); p.lastEnd != nil {
 			p.mend(ctx, p.lastEnd)
 		}
 	}
 	p.ended++
 	p.cycles++
+	p.due = time.Time{}
+	p.look = p.look || p.rpo(ctx) >= earlyLook
 }
 
 func (p *protection) attempt(parent workflow.Context) error {
@@ -58,7 +62,7 @@ func (p *protection) attempt(parent workflow.Context) error {
 	if err != nil {
 		return err
 	}
-	sent, err := p.replicate(ctx, c)
+	sent, err := p.replicate(ctx, &c)
 	if err != nil {
 		return err
 	}
@@ -66,6 +70,8 @@ func (p *protection) attempt(parent workflow.Context) error {
 	if err != nil {
 		return err
 	}
+	p.learnCycle(ctx, c, sent, proved, p.due)
+	p.st.Points = proved.Points
 	p.commit(ctx, c.summary(sent, proved, p.st.InFlight.StartedAt, workflow.Now(ctx)))
 	p.settle(ctx)
 	return nil
@@ -74,7 +80,9 @@ func (p *protection) attempt(parent workflow.Context) error {
 // capture is an open snapshot and what it builds on.
 type capture struct {
 	contract.SnapshotOut
-	parent model.PointRef
+	parent    model.PointRef
+	predicted time.Duration // of moving it
+	again     bool          // it was sent more than once
 }
 
 // snapshot opens a capture. Its number is never used again, whatever becomes of it.
@@ -84,10 +92,13 @@ func (p *protection) snapshot(ctx workflow.Context) (capture, error) {
 	st.NextSeq++
 	st.InFlight = &contract.InFlight{PointRef: ref, Stage: stageSnapshot, StartedAt: workflow.Now(ctx)}
 	p.nextOrigin = nil
+	if p.due.IsZero() {
+		p.due = workflow.Now(ctx)
+	}
 	p.show(ctx)
 	in := contract.SnapshotIn{
 		Fence: p.fence(), Seq: ref.Seq, Parent: p.parent(), Freeze: st.Policy.Freeze && !st.SkipFreeze,
-		ForceResync: st.ForceResync, RPO: st.Policy.RPO,
+		ForceResync: st.ForceResync, RPO: p.rpo(ctx),
 	}
 	out, err := stage(p, ctx, contract.Snapshot, p.queue(st.Primary), fmt.Sprintf("point %d", ref.Seq), in)
 	if err != nil {
@@ -97,7 +108,7 @@ func (p *protection) snapshot(ctx workflow.Context) (capture, error) {
 	if st.Assumed && out.Origin != nil {
 		st.Unreplicated, st.Assumed = out.Origin, false
 	}
-	return capture{out, in.Parent}, nil
+	return capture{SnapshotOut: out, parent: in.Parent, predicted: p.predicted(workflow.Now(ctx), out)}, nil
 }
 
 // parent is the point that the next one builds on.
@@ -108,12 +119,13 @@ func (p *protection) parent() model.PointRef {
 	return p.st.Committed
 }
 
-func (p *protection) replicate(ctx workflow.Context, c capture) (contract.ReplicateOut, error) {
+func (p *protection) replicate(ctx workflow.Context, c *capture) (contract.ReplicateOut, error) {
 	p.st.InFlight.Stage = stageReplicate
 	p.show(ctx)
+	eff := p.inForce(ctx)
 	in := contract.ReplicateIn{
 		Fence: p.fence(), Point: c.Point, Parent: c.parent, Standby: p.st.Standby, LinkAddress: p.st.Links[string(p.st.Standby)],
-		Compression: p.st.Policy.Compression, MaxBandwidth: p.st.Policy.MaxBandwidth, Tier: p.st.Policy.Tier, RPO: p.st.Policy.RPO,
+		Compression: p.compression(), MaxBandwidth: eff.MaxBandwidth, Tier: eff.Tier, RPO: eff.RPO,
 	}
 	summary := fmt.Sprintf("point %d, %s to look at", c.Point.Seq, size(c.DirtyBytes))
 	for round := 1; ; round++ {
@@ -122,8 +134,8 @@ func (p *protection) replicate(ctx workflow.Context, c capture) (contract.Replic
 		if err == nil || p.interrupted || !again {
 			return out, err
 		}
-		p.st.LastError = clip(sentence(err))
-		if _, stop := workflow.AwaitWithTimeout(ctx, cadence.Backoff(round, p.st.Policy.RPO), func() bool { return p.interrupted }); stop != nil {
+		p.st.LastError, c.again = clip(sentence(err)), true
+		if _, stop := workflow.AwaitWithTimeout(ctx, cadence.Backoff(round, p.rpo(ctx)), func() bool { return p.interrupted }); stop != nil {
 			return out, stop
 		}
 	}
@@ -135,6 +147,7 @@ func (p *protection) verify(ctx workflow.Context, c capture, sent contract.Repli
 	in := contract.VerifyIn{
 		Fence: p.fence(), Point: c.Point, Parent: c.parent, Primary: p.st.Primary, TakenAt: c.TakenAt, Consistency: c.Consistency,
 		StallMS: c.StallMS, Disks: c.Disks, Stats: sent.Disks, KeepLast: p.st.Policy.KeepLast,
+		Hourly: p.st.Policy.Hourly, Daily: p.st.Policy.Daily, PostponeMerges: p.postponed(),
 	}
 	summary := fmt.Sprintf("prove point %d, %s sent", c.Point.Seq, size(sent.SentBytes))
 	return stage(p, ctx, contract.Verify, contract.BulkQueue(p.st.Standby), summary, in)
@@ -190,6 +203,7 @@ func (p *protection) commit(ctx workflow.Context, s contract.PointSummary) {
 		st.Unreplicated, st.Assumed = &s.TakenAt, true
 	}
 	st.InFlight, p.nextOrigin = nil, nil
+	p.looks, p.givenBack = 0, false
 	st.Reseed, st.ForceResync, st.SkipFreeze = "", "", false
 	st.Failures, st.LastError, st.RetryAt = 0, "", nil
 	st.Recent = keepNewest(append(st.Recent, s))
@@ -244,7 +258,7 @@ func (p *protection) failed(ctx workflow.Context, err error) {
 }
 
 func (p *protection) backOff(ctx workflow.Context, n int) {
-	at := workflow.Now(ctx).Add(cadence.Backoff(n, p.st.Policy.RPO))
+	at := workflow.Now(ctx).Add(cadence.Backoff(n, p.rpo(ctx)))
 	p.st.RetryAt = &at
 }
 
@@ -279,7 +293,8 @@ func (p *protection) react(ctx workflow.Context, err error) (again bool) {
 // makeRoom drops what the policy does not ask for; the alert stays until a point fits again.
 func (p *protection) makeRoom(ctx workflow.Context, full error) bool {
 	p.alert(ctx, contract.AlertStandbyFull, sentence(full), advice(full))
-	in := contract.PruneIn{Fence: p.fence(), KeepLast: p.st.Policy.KeepLast}
+	in := contract.PruneIn{Fence: p.fence(), KeepLast: p.st.Policy.KeepLast, Hourly: p.st.Policy.Hourly, Daily: p.st.Policy.Daily}
 	out, err := stage(p, ctx, contract.Prune, contract.BulkQueue(p.st.Standby), "make room", in)
+	p.st.Points = max(p.st.Points-len(out.Dropped), 0)
 	return err == nil && len(out.Dropped) > 0
 }

@@ -107,6 +107,7 @@ func (p *protection) swapRoles(ctx workflow.Context, out contract.FailoverOut) {
 	st.Committed, st.Reseed, st.ForceResync, st.SkipFreeze = model.PointRef{}, "", "", false
 	st.InFlight, st.Observed, p.nextOrigin = nil, nil, nil
 	st.Unreplicated, st.Assumed = &now, true
+	st.Points, p.learned = 0, learned{} // another store, and the other direction of the link
 	st.Trigger, st.Off, st.TakeUp = nil, "", false
 	st.Failures, st.LastError = 0, ""
 	st.StandbyReady = false

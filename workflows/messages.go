@@ -13,6 +13,9 @@ func (p *protection) listen(ctx workflow.Context) error {
 	if err := contract.QueryDescribe.Handle(ctx, func() (contract.DescribeOut, error) { return p.describe(), nil }); err != nil {
 		return err
 	}
+	if err := contract.QueryExplain.Handle(ctx, func() (contract.ExplainOut, error) { return p.explain(), nil }); err != nil {
+		return err
+	}
 	return p.handleUpdates(ctx)
 }
 
@@ -132,5 +135,7 @@ func (p *protection) onCrash(ctx workflow.Context, in contract.CrashIn) {
 func (p *protection) uses(h model.HostID) bool { return h == p.st.Primary || h == p.st.Standby }
 
 func (p *protection) describe() contract.DescribeOut {
-	return contract.DescribeOut{Spec: p.in.Spec, State: *p.st}
+	st := *p.st
+	st.Decisions = nil // explain has them
+	return contract.DescribeOut{Spec: p.in.Spec, State: st}
 }

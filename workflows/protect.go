@@ -38,13 +38,21 @@ type protection struct {
 	nextOrigin  *time.Time          // oldest write seen since the open capture
 	lastEnd     error               // of the last cycle
 
-	wanted  int    // number of the cycle that people wait for: it begins after their request
-	resync  string // why that cycle does not trust the bitmaps; empty when it does
-	started int    // cycles
-	ended   int    // cycles
-	takeUps int    // that failed in a row
-	judging bool   // the judge coroutine lives
-	blind   int    // looks that failed in a row
+	wanted    int           // number of the cycle that people wait for: it begins after their request
+	resync    string        // why that cycle does not trust the bitmaps; empty when it does
+	started   int           // cycles
+	ended     int           // cycles
+	learned   learned       // kept in the state between runs
+	unsure    time.Duration // of the planned cycle: what depends on the bytes
+	looks     int           // at the VM before this start
+	short     bool          // the cycle that was decided comes too late
+	putOff    float64       // share of the RPO up to which its start could be put off
+	due       time.Time     // when the cycle under way was to start; zero between cycles
+	givenBack bool          // an abandoned capture's writes are in the counters again
+
+	takeUps int  // that failed in a row
+	judging bool // the judge coroutine lives
+	blind   int  // looks that failed in a row
 
 	unprotect *contract.UnprotectIn
 	retired   *contract.UnprotectOut
@@ -79,6 +87,8 @@ func open(ctx workflow.Context, in contract.ProtectIn) *protection {
 		}
 	}
 	in.State = nil // kept once
+	known := recall(st.Learned)
+	st.Learned = nil
 	if st.HostSilent == nil {
 		st.HostSilent = map[string]bool{}
 	}
@@ -86,7 +96,7 @@ func open(ctx workflow.Context, in contract.ProtectIn) *protection {
 		st.Links = map[string]string{}
 	}
 	return &protection{
-		in: in, st: st, vm: in.Spec.VM,
+		in: in, st: st, vm: in.Spec.VM, learned: known,
 		log: log.With(workflow.GetLogger(ctx), "vm", in.Spec.VM.Name),
 	}
 }
@@ -138,6 +148,7 @@ func (p *protection) step(ctx workflow.Context) {
 		if disturbed := !p.rest(ctx, c); disturbed || p.look {
 			return
 		}
+		p.due = c.NextAt
 	}
 	p.cycle(ctx)
 }
@@ -157,6 +168,7 @@ func (p *protection) continueAsNew(ctx workflow.Context) error {
 	if p.st.Trigger != nil && p.blocked() == "" || !workflow.AllHandlersFinished(ctx) {
 		return nil
 	}
+	p.keepLearned()
 	p.in.State = p.st
 	return workflow.NewContinueAsNewError(ctx, contract.ProtectVMName, p.in)
 }

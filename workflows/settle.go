@@ -33,6 +33,7 @@ func (p *protection) settleInFlight(ctx workflow.Context) bool {
 			p.failed(ctx, err)
 			return false
 		case view != nil:
+			p.st.Points++
 			p.commit(ctx, p.adopted(*view, *fl, workflow.Now(ctx)))
 			p.settle(ctx)
 			return true
@@ -108,6 +109,7 @@ func (p *protection) giveUp(ctx workflow.Context) {
 		st.Unreplicated = fl.Origin
 	}
 	p.st.Assumed = p.st.Assumed && fl.DirtyBytes == 0
+	p.givenBack = !fl.TakenAt.IsZero()
 	p.st.InFlight, p.nextOrigin = nil, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/calendar"
 	"understudy/internal/decide/mode"
 	"understudy/internal/model"
 )
@@ -28,7 +29,7 @@ func (p *protection) refresh(ctx workflow.Context) {
 	st.Phase = mode.Phase(mode.Facts{
 		FailingOver: p.failingOver(), Failed: st.Failed != "", Paused: st.Paused != nil, Off: st.Off != "",
 		StandbyReady: st.StandbyReady && !p.silent(st.Standby) && !p.silent(st.Primary), Seeded: !p.parent().IsZero(),
-		Failures: st.Failures, Exposure: p.exposure(ctx), RPO: st.Policy.RPO,
+		Failures: st.Failures, Exposure: p.exposure(ctx), RPO: p.rpo(ctx),
 	})
 	p.show(ctx)
 	now := shown{st.Phase, st.Primary, st.Standby, st.Generation}
@@ -51,9 +52,13 @@ func (p *protection) refresh(ctx workflow.Context) {
 // show sets the one-screen state of the Web UI. It costs no event.
 func (p *protection) show(ctx workflow.Context) {
 	st := p.st
+	eff, window := calendar.Effective(st.Policy, workflow.Now(ctx))
 	var b strings.Builder
 	fmt.Fprintf(&b, "## %s: %s\n\n", p.vm.Name, st.Phase)
-	fmt.Fprintf(&b, "%s → %s, generation %d, policy %d (RPO %s, %s)\n\n", st.Primary, st.Standby, st.Generation, st.Policy.Version, st.Policy.RPO, st.Policy.Tier)
+	fmt.Fprintf(&b, "%s → %s, generation %d, policy %d (RPO %s, %s)\n\n", st.Primary, st.Standby, st.Generation, st.Policy.Version, eff.RPO, eff.Tier)
+	if window != "" {
+		fmt.Fprintf(&b, "- in the window %q of the calendar\n", window)
+	}
 	if n := len(st.Recent); n > 0 {
 		last := st.Recent[n-1]
 		fmt.Fprintf(&b, "- last point: **%d** (%s), taken %s, %s sent\n", last.Seq, last.Modes, last.TakenAt.UTC().Format(time.DateTime), size(last.SentBytes))
@@ -64,6 +69,7 @@ func (p *protection) show(ctx workflow.Context) {
 	} else if !st.Cadence.NextAt.IsZero() {
 		fmt.Fprintf(&b, "- next: %s (%s: %s)\n", st.Cadence.NextAt.UTC().Format(time.DateTime), st.Cadence.Binding, st.Cadence.Reason)
 	}
+	p.showWhy(&b)
 	fmt.Fprintf(&b, "- points %d, looks without a cycle %d, failures %d, violations %d\n", st.Totals.Cycles, st.Totals.Skipped, st.Totals.Failures, st.Totals.Violations)
 	if f := st.Failover; f != nil {
 		fmt.Fprintf(&b, "- failover %d to %s: %s %s\n", f.Generation, f.To, orRunning(f.Outcome), f.Error)
@@ -76,6 +82,24 @@ func (p *protection) show(ctx workflow.Context) {
 		b.WriteString("\n")
 	}
 	workflow.SetCurrentDetails(ctx, b.String())
+}
+
+// showWhy says what the newest decision rests on and what would change it.
+func (p *protection) showWhy(b *strings.Builder) {
+	n := len(p.st.Decisions)
+	if n == 0 {
+		return
+	}
+	d := p.st.Decisions[n-1]
+	if words := inWords(d.Inputs); words != "" {
+		fmt.Fprintf(b, "- decided by: %s\n", words)
+	}
+	for _, c := range d.Change {
+		fmt.Fprintf(b, "- would change it: %s\n", c)
+	}
+	if what := p.degraded(); what != "" {
+		fmt.Fprintf(b, "- not everything fits: %s\n", what)
+	}
 }
 
 func orRunning(outcome string) string {

@@ -8,46 +8,9 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"understudy/internal/contract"
-	"understudy/internal/decide/cadence"
 	"understudy/internal/decide/mode"
 	"understudy/internal/model"
 )
-
-// decide asks the law when the next cycle starts. The decision goes through a side effect, so that it is in the history
-// with its reason, the formula may be improved without breaking running protections, and floating point may differ
-// between the machines that replay.
-func (p *protection) decide(ctx workflow.Context) model.Cadence {
-	in := p.cadenceInput(workflow.Now(ctx))
-	var c model.Cadence
-	if err := workflow.SideEffect(ctx, func(workflow.Context) any { return cadence.Decide(in) }).Get(&c); err != nil {
-		p.log.Error("a recorded decision cannot be read", "error", err)
-		c = cadence.Decide(in)
-	}
-	p.st.Cadence = c
-	return c
-}
-
-func (p *protection) cadenceInput(now time.Time) cadence.Input {
-	st := p.st
-	in := cadence.Input{
-		Now: now, RPO: st.Policy.RPO, Committed: !p.parent().IsZero(), LastCapture: p.lastCapture(), Oldest: st.Unreplicated,
-		Dirty: -1, Samples: p.samples(), RetryAt: st.RetryAt, Requested: p.wanted > p.started, Paused: st.Paused != nil, Hindered: p.hindered(),
-	}
-	if o := st.Observed; o != nil {
-		in.Dirty, in.WriteRate = o.DirtyBytes, o.WriteRate
-	}
-	return in
-}
-
-func (p *protection) samples() []cadence.Sample {
-	var out []cadence.Sample
-	for i, s := range p.st.Recent {
-		if i < len(p.st.CycleTimes) {
-			out = append(out, cadence.Sample{TakenAt: s.TakenAt, Bytes: s.DirtyBytes, Took: p.st.CycleTimes[i]})
-		}
-	}
-	return out
-}
 
 func (p *protection) lastCapture() time.Time {
 	if n := len(p.st.Recent); n > 0 {
@@ -80,7 +43,7 @@ func (p *protection) rest(ctx workflow.Context, c model.Cadence) bool {
 	if !p.sleep(ctx, c.NextAt.Sub(workflow.Now(ctx)), waitSummary(c)) {
 		return false
 	}
-	p.look = p.look || c.Skip || p.st.Assumed
+	p.look = p.look || c.Skip || p.st.Assumed || p.worthALook(ctx, c)
 	if c.Binding == model.BindingIdle {
 		p.st.Totals.Skipped++
 	}
@@ -150,7 +113,7 @@ func (p *protection) observe(ctx workflow.Context) bool {
 
 // peek asks the primary's agent what the VM does, and learns from the answer. The agent serves the VM from then on.
 func (p *protection) peek(ctx workflow.Context) error {
-	in := contract.ObserveIn{Fence: p.fence(), Committed: p.st.Committed, RPO: p.st.Policy.RPO}
+	in := contract.ObserveIn{Fence: p.fence(), Committed: p.st.Committed, RPO: p.rpo(ctx)}
 	out, err := stage(p, ctx, contract.Observe, p.queue(p.st.Primary), "look at the VM", in)
 	if err != nil {
 		return err
@@ -169,12 +132,13 @@ func (p *protection) peek(ctx workflow.Context) error {
 
 // observed learns from what the primary's agent saw. The oldest unreplicated write is only ever made younger by a verified
 // point, except that an assumption may give way to what was seen.
-func (p *protection) observed(_ workflow.Context, o model.Observation) {
+func (p *protection) observed(ctx workflow.Context, o model.Observation) {
 	st := p.st
 	if st.Observed != nil && o.At.Before(st.Observed.At) || o.At.Before(p.lastCapture()) {
 		return // told late
 	}
 	st.Observed = &o
+	p.learnCounters(ctx, o)
 	if fl := st.InFlight; fl != nil {
 		if !fl.TakenAt.IsZero() && o.At.After(fl.TakenAt) && p.nextOrigin == nil {
 			p.nextOrigin = o.OldestWrite
@@ -212,21 +176,23 @@ func (p *protection) exposure(ctx workflow.Context) time.Duration {
 }
 
 // watchExposure is a coroutine of its own, because the loop may be stuck in a stage: it raises the alerts at three
-// quarters of the target, at the target and at twice the target, when they are due and not when somebody looks.
+// quarters of the target (when behind the plan), at the target and at twice the target, when they are due and not when
+// somebody looks.
 func (p *protection) watchExposure(ctx workflow.Context) {
 	for ctx.Err() == nil {
 		p.judgeExposure(ctx)
-		origin, rpo, phase := p.st.Unreplicated, p.st.Policy.RPO, p.st.Phase
+		origin, rpo, phase, planned := p.st.Unreplicated, p.rpo(ctx), p.st.Phase, p.planned(ctx)
 		changed := func() bool {
-			return p.st.Policy.RPO != rpo || p.st.Phase != phase || !sameInstant(p.st.Unreplicated, origin)
+			return p.rpo(ctx) != rpo || p.st.Phase != phase || !sameInstant(p.st.Unreplicated, origin) || p.planned(ctx) != planned
 		}
-		at, rises := mode.NextThreshold(p.exposure(ctx), rpo)
+		at, rises := mode.NextThresholdOnPlan(p.exposure(ctx), rpo, planned)
 		if origin == nil || !rises {
 			_ = workflow.Await(ctx, changed)
 			continue
 		}
 		_, _ = workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
-			Timeout: max(at-p.exposure(ctx)+time.Millisecond, time.Second), TimerOptions: workflow.TimerOptions{Summary: fmt.Sprintf("exposure reaches %s", at)},
+			Timeout:      p.noLonger(ctx, max(at-p.exposure(ctx)+time.Millisecond, time.Second)),
+			TimerOptions: workflow.TimerOptions{Summary: fmt.Sprintf("exposure reaches %s", at)},
 		}, changed)
 	}
 }
@@ -244,7 +210,8 @@ func (p *protection) judgeExposure(ctx workflow.Context) {
 	st := p.st
 	age := p.exposure(ctx)
 	st.Totals.MaxExposure = max(st.Totals.MaxExposure, age)
-	level := mode.LevelOf(age, st.Policy.RPO)
+	rpo := p.rpo(ctx)
+	level := mode.LevelOnPlan(age, rpo, p.planned(ctx))
 	if st.Phase == model.PhaseSeeding && st.Totals.Cycles == 0 {
 		level = mode.Met
 	}
@@ -263,7 +230,7 @@ func (p *protection) judgeExposure(ctx workflow.Context) {
 		}
 	}
 	if level != mode.Met {
-		p.alert(ctx, names[level], fmt.Sprintf("writes of the last %s are not in a verified point; the target is %s", age.Round(100*time.Millisecond), st.Policy.RPO),
+		p.alert(ctx, names[level], fmt.Sprintf("writes of the last %s are not in a verified point; the target is %s", age.Round(100*time.Millisecond), rpo),
 			"understudy status "+p.vm.Name)
 	}
 }

@@ -60,6 +60,9 @@ type world struct {
 	updates  int
 	taken    []contract.SnapshotIn
 	built    []contract.VerifyIn
+	sent     []contract.ReplicateIn
+	pruned   []contract.PruneIn
+	slow     func() time.Duration // what moving a capture seems to take
 	started  []model.PointRef
 	permits  []*model.Evidence
 }
@@ -243,10 +246,17 @@ func (w *world) serveStages() {
 		return contract.SnapshotOut{
 			Point: model.PointRef{Generation: in.Generation, Seq: in.Seq}, TakenAt: now, Consistency: model.CrashConsistent, Origin: origin,
 			Disks: []model.SnapshotDisk{{Disk: model.Disk{Target: "vda"}, Mode: mode}}, DirtyBytes: 1 << 20,
+			WrittenBytes: 1 << 20,
 		}, nil
 	})
 	serve(w, contract.Replicate, func(h *fakeHost, in contract.ReplicateIn) (contract.ReplicateOut, error) {
-		return contract.ReplicateOut{SentBytes: 1000}, h.admit(in.Fence)
+		w.sent = append(w.sent, in)
+		out := contract.ReplicateOut{SentBytes: 1000, Disks: []contract.DiskStats{{Target: "vda", ChangedBytes: 2000}}}
+		if w.slow != nil {
+			out.SentBytes, out.Took = 1<<20, w.slow()
+			out.Disks[0].ChangedBytes = 1 << 20
+		}
+		return out, h.admit(in.Fence)
 	})
 	serve(w, contract.Verify, func(h *fakeHost, in contract.VerifyIn) (contract.VerifyOut, error) {
 		if err := h.admit(in.Fence); err != nil {
@@ -271,6 +281,7 @@ func (w *world) serveStages() {
 		return contract.None{}, h.admit(in.Fence)
 	})
 	serve(w, contract.Prune, func(h *fakeHost, in contract.PruneIn) (contract.PruneOut, error) {
+		w.pruned = append(w.pruned, in)
 		return contract.PruneOut{}, h.admit(in.Fence)
 	})
 	serve(w, contract.Points, func(h *fakeHost, _ contract.PointsIn) (contract.PointsOut, error) {
@@ -302,7 +313,7 @@ func (w *world) serveHosts() {
 			o.State = "shut off"
 		}
 		if !w.idle {
-			o.OldestWrite, o.DirtyBytes, o.WriteReqs = w.oldestWrite(now), 1<<20, 10
+			o.OldestWrite, o.DirtyBytes, o.WriteReqs, o.WrittenBytes = w.oldestWrite(now), 1<<20, 10, 1<<20
 		}
 		return o, h.admit(in.Fence)
 	})

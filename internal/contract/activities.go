@@ -36,6 +36,8 @@ type SnapshotOut struct {
 	DirtyBytes  int64                `json:"dirty_bytes"`
 	StallMS     float64              `json:"stall_ms"`
 	Origin      *time.Time           `json:"origin,omitempty"` // oldest write in this capture
+	// WrittenBytes went into this capture by the write counters; 0: unknown, or nothing.
+	WrittenBytes int64 `json:"written_bytes,omitempty"`
 }
 
 // PointIn names a point on a host.
@@ -108,6 +110,10 @@ type VerifyIn struct {
 	Disks       []model.SnapshotDisk `json:"disks"`
 	Stats       []DiskStats          `json:"stats"`
 	KeepLast    int                  `json:"keep_last"`
+	Hourly      int                  `json:"hourly,omitempty"`
+	Daily       int                  `json:"daily,omitempty"`
+	// PostponeMerges leaves old points for a while, because there is no time for them now.
+	PostponeMerges bool `json:"postpone_merges,omitempty"`
 }
 
 // VerifyOut is the committed point.
@@ -116,6 +122,7 @@ type VerifyOut struct {
 	VerifiedAt time.Time      `json:"verified_at"`
 	Points     int            `json:"points"` // in the store after it
 	StoreFree  int64          `json:"store_free"`
+	ProveTook  time.Duration  `json:"prove_took_ns,omitempty"` // of it, re-reading and comparing: what grows with the bytes
 }
 
 // SettleOut says what settling the primary left.
@@ -127,6 +134,8 @@ type SettleOut struct {
 type PruneIn struct {
 	Fence
 	KeepLast int `json:"keep_last"`
+	Hourly   int `json:"hourly,omitempty"`
+	Daily    int `json:"daily,omitempty"`
 }
 
 // PruneOut says what it did.

@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"encoding/json"
 	"time"
 
 	"understudy/internal/model"
@@ -128,6 +129,13 @@ type ProtectState struct {
 	Trigger *FailoverTrigger `json:"trigger,omitempty"`
 	// Reseed is the reason why the next point builds on nothing; the points that exist can still be started from.
 	Reseed string `json:"reseed,omitempty"`
+	// Points is how many the standby's store had after the newest was committed.
+	Points int `json:"points,omitempty"`
+	// Decisions are the last ones, newest last, at most 20; left out of describe (the explain query has them).
+	Decisions []Decision `json:"decisions,omitempty"`
+	// Learned is what the past cycles say about the next one: a document of internal/decide/cadence, below 16 kB, there only
+	// between two runs. One that cannot be read is begun anew.
+	Learned json.RawMessage `json:"learned,omitempty"`
 	// FailoverTries counts failovers in a row that came to nothing; it sets the back-off until the next one.
 	FailoverTries int `json:"failover_tries,omitempty"`
 }
@@ -264,4 +272,5 @@ var (
 	UpdUnprotect    = Update[UnprotectIn, UnprotectOut]{"unprotect"}
 
 	QueryDescribe = Query[DescribeOut]{"describe"}
+	QueryExplain  = Query[ExplainOut]{"explain"}
 )

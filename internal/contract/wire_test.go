@@ -26,7 +26,7 @@ func roots() []any {
 		SnapshotIn{}, SnapshotOut{}, PointIn{}, ReplicateIn{}, ReplicateProgress{}, ReplicateOut{}, VerifyIn{}, VerifyOut{}, SettleOut{},
 		PruneIn{}, PruneOut{}, PointsIn{}, PointsOut{}, ObserveIn{}, model.Observation{}, PreflightIn{}, PreflightOut{}, RetireIn{}, RetireOut{},
 		WatchIn{}, WatchOut{}, ClaimIn{}, PermitIn{}, RecordOut{}, SealIn{}, SealOut{}, SurrenderIn{}, EvidenceOut{}, FenceIn{},
-		WitnessIn{}, WitnessOut{}, MaterializeIn{}, MaterializeOut{}, StartIn{}, StartOut{}, ConfirmIn{}, ConfirmOut{},
+		ExplainOut{}, WitnessIn{}, WitnessOut{}, MaterializeIn{}, MaterializeOut{}, StartIn{}, StartOut{}, ConfirmIn{}, ConfirmOut{},
 	}
 }
 

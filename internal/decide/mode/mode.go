@@ -79,6 +79,28 @@ func NextThreshold(exposure, rpo time.Duration) (time.Duration, bool) {
 	return 0, false
 }
 
+// Planned is up to which exposure the next point comes as planned: nineteen twentieths of the target, at least half a second
+// before it. The cadence keeps as much back.
+func Planned(rpo time.Duration) time.Duration { return rpo - max(rpo/20, time.Second/2) }
+
+// LevelOnPlan is the level of an exposure while the next point is planned to be verified before it exceeds planned: up to
+// there nothing is at risk. Without a plan (0) it is LevelOf.
+func LevelOnPlan(exposure, rpo, planned time.Duration) Level {
+	level := LevelOf(exposure, rpo)
+	if level == AtRisk && exposure <= planned {
+		return Met
+	}
+	return level
+}
+
+// NextThresholdOnPlan is NextThreshold for LevelOnPlan.
+func NextThresholdOnPlan(exposure, rpo, planned time.Duration) (time.Duration, bool) {
+	if planned = min(planned, rpo); exposure <= planned && LevelOf(planned, rpo) == AtRisk {
+		return planned, true
+	}
+	return NextThreshold(exposure, rpo)
+}
+
 // MayFailOver says whether the system may fail over by itself; the reason is empty when it may.
 func MayFailOver(m model.FailoverMode, committed bool, failed string) string {
 	switch {

@@ -80,3 +80,26 @@ func TestReactionToEachKind(t *testing.T) {
 		require.Equal(t, want, React(kind), "%q", kind)
 	}
 }
+
+// What is planned is no risk; behind the plan, and beyond the target, all is as without one.
+func TestLawAPlanPutsOnlyTheFirstAlertOff(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		rpo := time.Duration(rapid.Int64Range(int64(model.MinRPO), int64(model.MaxRPO)).Draw(t, "rpo"))
+		age := time.Duration(rapid.Int64Range(0, 3*int64(rpo)).Draw(t, "age"))
+		planned := time.Duration(rapid.Int64Range(0, 2*int64(rpo)).Draw(t, "planned"))
+		level := LevelOnPlan(age, rpo, planned)
+		if LevelOf(age, rpo) != AtRisk || age > planned {
+			require.Equal(t, LevelOf(age, rpo), level)
+		} else {
+			require.Equal(t, Met, level)
+		}
+		at, rises := NextThresholdOnPlan(age, rpo, planned)
+		if !rises {
+			require.Equal(t, Twice, level)
+			return
+		}
+		require.GreaterOrEqual(t, at, age)
+		require.Equal(t, level, LevelOnPlan(at, rpo, planned))
+		require.Greater(t, LevelOnPlan(at+1, rpo, planned), level)
+	})
+}
