@@ -16,11 +16,12 @@ func (h *Host) observe(ctx context.Context, in contract.ObserveIn) (model.Observ
 	if err != nil {
 		return model.Observation{}, toWire(err)
 	}
-	o.DirtyBytes = -1
+	o.DirtyBytes, o.DirtyAt = -1, nil
 	if o.Running && !in.Committed.IsZero() {
 		// A bitmap that cannot be asked is not a failure of observing: the next capture finds out why.
+		at := h.Now().UTC()
 		if n, err := h.Snapshot.Dirty(ctx, in.VM, in.Committed); err == nil {
-			o.DirtyBytes = n
+			o.DirtyBytes, o.DirtyAt = n, &at
 		}
 	}
 	return o, nil

@@ -1,4 +1,5 @@
-// Package hostload measures how busy this host is: share of its cores, load average, space of a file system.
+// Package hostload measures how busy this host is: cores, memory, disks, network, and the pressure that the kernel sees; and
+// the space of a file system.
 package hostload
 
 import (
@@ -9,50 +10,59 @@ import (
 	"github.com/shirou/gopsutil/v3/cpu"
 	"github.com/shirou/gopsutil/v3/disk"
 	"github.com/shirou/gopsutil/v3/load"
+	"github.com/shirou/gopsutil/v3/mem"
+
+	"understudy/internal/model"
 )
 
-// minGap is the shortest time over which a share of the cores means anything: the kernel counts in hundredths of a second.
-const minGap = 200 * time.Millisecond
+// minGap is the shortest time between two measurements; asked sooner, the last one is given again. It bounds the cost, and a
+// share of the cores means nothing over less: the kernel counts in hundredths of a second.
+const minGap = 2 * time.Second
 
-// Load is one measurement.
-type Load struct {
-	CPU   float64 // share of all cores in use since the measurement before, 0..1
-	Load1 float64 // load average of a minute
-}
-
-// Meter measures the share of the cores between its calls. Safe for concurrent use.
+// Meter measures between its calls. Safe for concurrent use; the zero value is ready.
 type Meter struct {
 	mu    sync.Mutex
 	at    time.Time
-	last  cpu.TimesStat
-	share float64
+	last  model.HostLoad
+	cores cpu.TimesStat
+	disks map[string]diskCount
+	net   netCount
+	real  map[string]bool // network interface: is there a device behind it
 }
 
-// Measure never fails: what the kernel does not say is zero or as before.
-func (m *Meter) Measure(ctx context.Context) Load {
-	out := Load{CPU: m.cpu(ctx)}
-	if avg, err := load.AvgWithContext(ctx); err == nil {
-		out.Load1 = avg.Load1
-	}
-	return out
-}
-
-func (m *Meter) cpu(ctx context.Context) float64 {
+// Measure never fails: what the kernel does not say is zero or as before, and pressure negative.
+func (m *Meter) Measure(ctx context.Context) model.HostLoad {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	if !m.at.IsZero() && now.Sub(m.at) < minGap {
-		return m.share
+	gap := now.Sub(m.at)
+	if !m.at.IsZero() && gap < minGap {
+		return m.last
 	}
+	first := m.at.IsZero()
+	m.at = now
+	m.measureCPU(ctx, first)
+	if avg, err := load.AvgWithContext(ctx); err == nil {
+		m.last.Load1 = avg.Load1
+	}
+	if v, err := mem.VirtualMemoryWithContext(ctx); err == nil && v.Total > 0 {
+		m.last.Memory = 1 - float64(v.Available)/float64(v.Total)
+	}
+	m.last.PressureCPU, m.last.PressureMemory, m.last.PressureIO = pressure("cpu"), pressure("memory"), pressure("io")
+	m.measureDisks(gap, first)
+	m.measureNet(gap, first)
+	return m.last
+}
+
+func (m *Meter) measureCPU(ctx context.Context, first bool) {
 	times, err := cpu.TimesWithContext(ctx, false)
 	if err != nil || len(times) == 0 {
-		return m.share
+		return
 	}
-	if !m.at.IsZero() {
-		m.share = busyShare(m.last, times[0], m.share)
+	if !first {
+		m.last.CPU = busyShare(m.cores, times[0], m.last.CPU)
 	}
-	m.at, m.last = now, times[0]
-	return m.share
+	m.cores = times[0]
 }
 
 // busyShare keeps the old value when no time passed; stolen time is not ours, so it counts as busy.
@@ -85,4 +95,13 @@ func Disk(ctx context.Context, path string) (free, total int64, err error) {
 		return 0, 0, err
 	}
 	return int64(u.Free), int64(u.Total), nil
+}
+
+// Forget makes the next Measure a fresh one.
+func (m *Meter) Forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.at.IsZero() {
+		m.at = m.at.Add(-minGap)
+	}
 }

@@ -68,6 +68,33 @@ type Observation struct {
 	SamplePeriod float64    `json:"sample_period_s"`
 	HostCPU      float64    `json:"host_cpu"` // share of all cores in use, 0..1
 	HostLoad1    float64    `json:"host_load1"`
+	// AtRisk is the oldest write in no verified point, captures under way included; OldestWrite is after the last capture.
+	AtRisk *time.Time `json:"at_risk,omitempty"`
+	// GuestCPU is how many cores the VM used over the last sample.
+	GuestCPU float64 `json:"guest_cpu,omitempty"`
+	// DirtyRate is how fast DirtyBytes grew of late, in bytes/s: what was not dirty before. DirtyAt is when it was asked for.
+	DirtyRate float64    `json:"dirty_rate,omitempty"`
+	DirtyAt   *time.Time `json:"dirty_at,omitempty"`
+	Host      *HostLoad  `json:"host,omitempty"`
+}
+
+// HostLoad is how busy a host is. Shares are of all there is, 0..1.
+type HostLoad struct {
+	CPU    float64 `json:"cpu"` // share of all cores in use
+	Load1  float64 `json:"load1"`
+	Memory float64 `json:"memory"` // share that is not available any more
+	// Pressure is the share of the last ten seconds in which something waited for it; -1 where the kernel does not say.
+	PressureCPU    float64 `json:"pressure_cpu"`
+	PressureMemory float64 `json:"pressure_memory"`
+	PressureIO     float64 `json:"pressure_io"`
+	DiskBusy       float64 `json:"disk_busy"`  // of the busiest disk
+	DiskBytes      float64 `json:"disk_bytes"` // bytes/s read and written
+	NetSent        float64 `json:"net_sent"`   // bytes/s
+	NetReceived    float64 `json:"net_received"`
+	// LinkBudget is what all transfers from this host may use together, bytes/s; 0 unbounded. LinkUse is how much of it they did,
+	// over the last minute.
+	LinkBudget int64   `json:"link_budget,omitempty"`
+	LinkUse    float64 `json:"link_use,omitempty"`
 }
 
 // HostFacts is what an agent says of its host.
@@ -84,6 +111,9 @@ type HostFacts struct {
 	Clock        time.Time `json:"clock"`
 	CPUs         int       `json:"cpus"`
 	Domains      int       `json:"domains"`
+	Load         *HostLoad `json:"load,omitempty"`
+	// Late are the VMs served here whose oldest unreplicated write is older than their target, by the agent's own account.
+	Late []string `json:"late,omitempty"`
 }
 
 // DomainFacts is what an agent says of one domain.

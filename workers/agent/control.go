@@ -19,7 +19,7 @@ import (
 const (
 	shortAtOnce   = 50
 	bulkAtOnce    = 4
-	sharedAtOnce  = 16 // where a budget shares the link: what waits for its grant must not keep others out
+	sharedAtOnce  = 16              // where a budget shares the link: what waits for its grant must not keep others out
 	stopLimit     = 3 * time.Second // for activities under way
 	beatThrottle  = time.Second     // the watch of a host has a heartbeat limit of three seconds
 	workerWait    = 2 * time.Second

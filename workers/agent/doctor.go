@@ -32,7 +32,7 @@ func (s *self) Doctor(ctx context.Context) []model.Check {
 	ctx, cancel := context.WithTimeout(ctx, doctorLimit)
 	defer cancel()
 	checks := s.libvirt(ctx)
-	checks = append(checks, s.rights(), s.stateDir(), s.imageDirs(), s.space(), s.receiver(ctx), clock())
+	checks = append(checks, s.rights(), s.stateDir(), s.imageDirs(), s.space(), s.receiver(ctx), clock(), s.targets())
 	for _, tool := range []string{"qemu-img", "qemu-nbd"} {
 		checks = append(checks, present(tool))
 	}
@@ -162,6 +162,18 @@ func clock() model.Check {
 		return model.Check{Name: name, OK: true, Detail: "the kernel knows of nothing that keeps it right (NTP)", Try: "systemctl enable --now chrony"}
 	}
 	return model.Check{Name: name, OK: true, Detail: "kept right by NTP"}
+}
+
+// targets is the agent's own account, which does not rest on the control plane.
+func (s *self) targets() model.Check {
+	const name = "recovery points"
+	if s.watch == nil {
+		return model.Check{Name: name, OK: true, Detail: "nobody watches"}
+	}
+	if late := s.watch.late(); len(late) > 0 {
+		return model.Check{Name: name, Detail: "late, by the write counters: " + strings.Join(late, ", "), Try: "understudy status " + late[0]}
+	}
+	return model.Check{Name: name, OK: true, Detail: fmt.Sprintf("in time for %d VMs", s.watch.served())}
 }
 
 func present(tool string) model.Check {

@@ -65,12 +65,15 @@ type meter struct {
 	Open  []capture `json:"open"`  // oldest first
 
 	rate float64 // bytes/s over the last gap
+	cpu  float64 // cores in use over it
 	gap  time.Duration
+	// total counts all that was seen to be written, for who compares two moments.
+	total int64
 }
 
 // missing says that the VM has no counters: its QEMU ended, and what it wrote since the last sample was not seen.
 func (m *meter) missing() (first bool) {
-	m.rate = 0
+	m.rate, m.cpu = 0, 0
 	if m.Last == nil {
 		return false
 	}
@@ -98,6 +101,8 @@ func (m *meter) feed(s sample) (first bool) {
 	}
 	if gap := s.At.Sub(last.At); gap > 0 {
 		m.rate, m.gap = float64(bytes)/gap.Seconds(), gap
+		m.cpu = max(float64(s.CPU-last.CPU)/float64(gap), 0)
+		m.total += bytes
 	}
 	if bytes > 0 || reqs > 0 || again {
 		return m.wrote(bytes, reqs, last.At)

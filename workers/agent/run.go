@@ -136,9 +136,12 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 		return nil, err
 	}
 	a.self = newSelf(opts, advertised(opts, a.lis.Addr()), a.hv, a.store.Usage, links{}.Ping)
+	source := snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs})
+	a.watch.dirty = source.Dirty
+	a.self.watch = a.watch
 	a.host = &activities.Host{
 		ID: opts.Host, Floors: floors, Link: links{}, Store: store{a.store}, Domains: a.hv, Watcher: a.watch, Self: a.self, Shares: a.share,
-		Snapshot: snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs}),
+		Snapshot: source,
 		Restorer: restore.New(a.hv, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir}),
 		Reserve:  max(opts.StoreReserve, 0), Now: time.Now,
 	}

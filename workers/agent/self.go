@@ -30,6 +30,7 @@ type self struct {
 	boot     string
 	hv       about
 	usage    func() (free, total int64, err error)
+	watch    *watcher // nil where nobody watches
 	ping     func(ctx context.Context, address string) (model.HostID, error)
 }
 
@@ -57,6 +58,10 @@ func (s *self) Facts(ctx context.Context) model.HostFacts {
 		}
 	}
 	f.StoreFree, f.StoreTotal, _ = s.usage()
+	if s.watch != nil {
+		load := s.watch.hostLoad(ctx)
+		f.Load, f.Late = &load, s.watch.late()
+	}
 	f.Clock = time.Now().UTC()
 	return f
 }

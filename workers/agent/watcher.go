@@ -38,18 +38,22 @@ type teller interface {
 type watcher struct {
 	host model.HostID
 	hv   counters
-	to   teller
-	out  *outbox
-	list watchlist
-	load *hostload.Meter
-	link *shares // never asked while mu is held: it asks back
-	now  func() time.Time
-	log  *slog.Logger
+	// dirty asks how much was written since a committed point, in whole clusters; negative when that is unknown.
+	dirty func(ctx context.Context, vm model.VMRef, committed model.PointRef) (int64, error)
+	to    teller
+	out   *outbox
+	list  watchlist
+	load  *hostload.Meter
+	link  *shares // never asked while mu is held: it asks back
+	now   func() time.Time
+	log   *slog.Logger
 
 	sampling sync.Mutex // one Stats call at a time: an answer taken earlier must not be fed later
 	mu       sync.Mutex
 	vms      map[string]*entry
 	wake     chan struct{} // the period may be shorter now
+	bands    bands
+	purse    purse
 }
 
 var _ activities.Watcher = (*watcher)(nil)
@@ -73,6 +77,8 @@ func (w *watcher) run(ctx context.Context) {
 		if err := w.sample(ctx, ""); err != nil && ctx.Err() == nil {
 			w.log.Debug("sample_failed", "error", err)
 		}
+		w.guard() // also when libvirtd does not answer
+		w.growth(ctx)
 	}
 }
 
@@ -112,13 +118,14 @@ func (w *watcher) sample(ctx context.Context, asking string) error {
 	if err != nil {
 		return err
 	}
-	load := w.load.Measure(ctx)
+	load := w.hostLoad(ctx)
 	seen := make(map[string]hypervisor.Stats, len(stats))
 	for _, s := range stats {
 		seen[s.UUID] = s
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	var due []signal
+	pressed := w.bands.changed(load, at)
 	for uuid, e := range w.vms {
 		first := false
 		if s, ok := seen[uuid]; ok {
@@ -133,50 +140,15 @@ func (w *watcher) sample(ctx context.Context, asking string) error {
 			e.tell = ""
 			continue
 		}
-		w.consider(e, first, load)
+		if why := w.consider(e, first, pressed); why != "" {
+			due = append(due, signal{uuid, "utilization/", why})
+		}
+	}
+	w.mu.Unlock()
+	for _, d := range due {
+		w.utilization(ctx, d, load)
 	}
 	return nil
-}
-
-// consider tells the protection when something changed that its plan rests on.
-func (w *watcher) consider(e *entry, first bool, load hostload.Load) {
-	rate := e.Meter.rate
-	switch {
-	case e.Muted:
-		return
-	case first:
-		e.tell = "the first write since the last capture"
-	case e.trend.changed(rate) && e.tell == "":
-		if !e.budget.spend(w.now(), e.RPO, true) {
-			return
-		}
-		w.utilization(e, "the write rate changed", load)
-		return
-	}
-	if e.tell != "" && e.budget.spend(w.now(), e.RPO, false) {
-		w.utilization(e, e.tell, load)
-	}
-}
-
-func (w *watcher) utilization(e *entry, why string, load hostload.Load) {
-	e.tell = ""
-	e.trend.tell(e.Meter.rate)
-	o := w.observation(e, load)
-	o.Running, o.State = true, string(hypervisor.Running)
-	in, uuid := contract.UtilizationIn{Observation: o, Why: why}, e.VM.UUID
-	w.out.put("utilization/"+uuid, message{send: func(ctx context.Context) error { return w.to.Utilization(ctx, uuid, in) }})
-}
-
-func (w *watcher) observation(e *entry, load hostload.Load) model.Observation {
-	o := model.Observation{
-		At: w.now().UTC(), WrittenBytes: e.Meter.Since.Bytes, WriteReqs: e.Meter.Since.Reqs, WriteRate: e.Meter.rate,
-		OldestWrite: e.Meter.Since.Oldest, DirtyBytes: -1, SamplePeriod: e.Meter.gap.Seconds(),
-		HostCPU: load.CPU, HostLoad1: load.Load1,
-	}
-	if e.Blind { // it wrote, and nobody knows since when
-		o.OldestWrite, o.WriteReqs = nil, max(o.WriteReqs, 1)
-	}
-	return o
 }
 
 // Serve implements activities.Watcher.
@@ -295,7 +267,7 @@ func (w *watcher) Observe(ctx context.Context, vm model.VMRef) (model.Observatio
 	if err := w.sample(ctx, vm.UUID); err != nil {
 		return model.Observation{}, err
 	}
-	load := w.load.Measure(ctx)
+	load := w.hostLoad(ctx)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e, ok := w.vms[vm.UUID]
@@ -305,6 +277,7 @@ func (w *watcher) Observe(ctx context.Context, vm model.VMRef) (model.Observatio
 	o := w.observation(e, load)
 	o.Running, o.State = d.State.Active(), string(d.State)
 	e.trend.tell(e.Meter.rate) // the protection knows it now
+	e.grown.trend.tell(e.grown.rate)
 	e.tell = ""
 	if o.Running {
 		e.down = false

@@ -205,6 +205,9 @@ func TestACrashIsToldWhenTheControlPlaneIsBackAlsoByTheNextAgent(t *testing.T) {
 	require.Eventually(t, func() bool { return len(p.told()) >= 2 }, 10*time.Second, 10*time.Millisecond)
 	require.ElementsMatch(t, []model.EventKind{model.EventCrashed, model.EventVanished}, p.told())
 
+	require.Eventually(t, func() bool { next.mu.Lock(); defer next.mu.Unlock(); return !next.vms[db1.UUID].Runs }, 10*time.Second, time.Millisecond, "it is saved that it was delivered")
+	require.Eventually(t, func() bool { return !r.out.holds("event/" + db1.UUID) }, 10*time.Second, time.Millisecond)
+
 	last := newRig(t, dir, hv, p)
 	require.True(t, last.compare(context.Background()))
 	time.Sleep(20 * time.Millisecond)

@@ -29,6 +29,8 @@ type entry struct {
 	trend  trend
 	down   bool   // it is off; Runs follows when that was delivered
 	tell   string // why a signal is due that the budget held back; empty for none
+	grown  grown
+	late   late
 }
 
 // started begins a new account: what was written here in an earlier role is not in this VM. A repeated start of the same
