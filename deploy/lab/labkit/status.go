@@ -130,7 +130,7 @@ func (l *Lab) WaitStatus(ctx context.Context, vm, what string, want func(Protect
 		select {
 		case <-ctx.Done():
 			b, _ := json.Marshal(last)
-			return last, fmt.Errorf("%s did not become true: %w; last status %s, last error %v", what, ctx.Err(), b, lastErr)
+			return last, fmt.Errorf("%s did not become true: %w; last status %s, last error %w", what, ctx.Err(), b, lastErr)
 		case <-time.After(250 * time.Millisecond):
 		}
 	}
@@ -166,7 +166,7 @@ func (l *Lab) WaitHosts(ctx context.Context, n int) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d of %d hosts were heard: %w (last error: %v)", heard, n, ctx.Err(), last)
+			return fmt.Errorf("%d of %d hosts were heard: %w (last error: %w)", heard, n, ctx.Err(), last)
 		case <-time.After(250 * time.Millisecond):
 		}
 	}
