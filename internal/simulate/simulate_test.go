@@ -227,7 +227,7 @@ func TestPlotsAreWellFormedAndBounded(t *testing.T) {
 	for _, svg := range []string{plot.String(), dots.String()} {
 		require.Less(t, len(svg), 200<<10)
 		for d := xml.NewDecoder(strings.NewReader(svg)); ; {
-			if _, err := d.Token(); err == io.EOF {
+			if _, err := d.Token(); errors.Is(err, io.EOF) {
 				break
 			} else {
 				require.NoError(t, err)
