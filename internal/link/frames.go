@@ -223,19 +223,23 @@ func (c *cursor) digests(dst []model.Digest) {
 }
 
 func (b *Batch) frame() *frame {
-	p := make([]byte, 0, 32+8*len(b.Ops)+16*len(b.Digests))
-	p = append(p, byte(frameBatch), byte(b.Disk), byte(b.Encoding))
+	p := make([]byte, headSize, 40+8*len(b.Ops)+16*len(b.Digests))
+	p[0] = byte(frameBatch)
+	p = append(p, byte(b.Disk), byte(b.Encoding))
 	p = binary.AppendUvarint(p, uint64(b.UpTo))
 	p = binary.AppendUvarint(p, uint64(b.RawLen))
 	p = appendOps(p, b.Ops)
 	p = appendDigests(p, b.Digests)
+	binary.LittleEndian.PutUint32(p[1:], uint32(len(p)))
 	return &frame{body: p, tail: b.Payload, done: b.Done}
 }
 
-// decodeBatch reads a Batch whose Payload points into p. Ops and Digests of b are used again.
-func decodeBatch(p []byte, d disks, b *Batch) error {
+// decodeBatch reads a Batch whose payload of so many bytes follows p; Payload is left alone. Ops and Digests of b are used
+// again.
+func decodeBatch(p []byte, payload int, d disks, b *Batch) error {
 	c := cursor{p: p}
 	c.start(frameBatch)
+	c.take(headSize - 1) // the length of p, which made p
 	b.Disk, b.Encoding = c.disk(d), Encoding(c.byte())
 	if c.err != nil {
 		return c.err
@@ -268,16 +272,10 @@ func decodeBatch(p []byte, d disks, b *Batch) error {
 	}
 	b.Digests = b.Digests[:n]
 	c.digests(b.Digests)
-	b.Payload = c.p
-	switch {
-	case c.err != nil:
-		return c.err
-	case b.Encoding == Raw && len(b.Payload) != b.RawLen,
-		b.Encoding == Zstd && len(b.Payload) >= b.RawLen,
-		b.Encoding > Zstd:
-		return malformed("payload of %d bytes, encoding %d, for %d bytes of data", len(b.Payload), b.Encoding, b.RawLen)
+	if b.Encoding == Raw && payload != b.RawLen || b.Encoding == Zstd && payload >= b.RawLen || b.Encoding > Zstd {
+		c.fail("payload of %d bytes, encoding %d, for %d bytes of data", payload, b.Encoding, b.RawLen)
 	}
-	return nil
+	return c.end()
 }
 
 type acked struct {

@@ -37,6 +37,8 @@ type receiver struct {
 	pending int64 // bytes since the last acknowledgement
 	last    int   // disk of the last batch
 	digests []model.Digest
+	parts   [][]byte // of one write
+	flat    []byte   // the same in one piece
 }
 
 // job is a frame for the handler, with the buffers it lives in.
@@ -44,8 +46,17 @@ type job struct {
 	kind  frameType
 	frame frame
 	batch Batch
-	plain []byte // the data of the batch, decoded
+	plain [][]byte // the data of the batch, decoded
+	whole [1][]byte
 	space []byte // where it is decoded to
+	small []byte // what it is decoded from
+}
+
+// recycle gives the job's buffers back.
+func (j *job) recycle() {
+	j.frame.drop()
+	j.plain, j.whole[0] = nil, nil
+	jobs.Put(j)
 }
 
 var jobs = sync.Pool{New: func() any { return new(job) }}
@@ -173,7 +184,7 @@ func (r *receiver) sort(j *job, inflater *zstd.Decoder) (err error) {
 	switch j.kind = j.frame.kind(); j.kind {
 	case frameLook:
 		l, err := decodeLook(j.frame.body, r.disks)
-		jobs.Put(j)
+		j.recycle()
 		if err != nil {
 			return err
 		}
@@ -183,7 +194,7 @@ func (r *receiver) sort(j *job, inflater *zstd.Decoder) (err error) {
 		}
 		return nil
 	case frameBatch:
-		if err = decodeBatch(j.frame.body, r.disks, &j.batch); err == nil {
+		if err = decodeBatch(j.frame.body, total(j.frame.parts), r.disks, &j.batch); err == nil {
 			err = j.decode(inflater)
 		}
 	case frameFinish:
@@ -204,20 +215,21 @@ func (r *receiver) sort(j *job, inflater *zstd.Decoder) (err error) {
 // decode gives the batch's data its plain form. The decoder cannot write more than the batch says it has.
 func (j *job) decode(inflater *zstd.Decoder) error {
 	if j.batch.Encoding == Raw {
-		j.plain = j.batch.Payload
+		j.plain = j.frame.parts
 		return nil
 	}
 	if j.space == nil {
 		j.space = make([]byte, MaxBatch)
 	}
-	plain, err := inflater.DecodeAll(j.batch.Payload, j.space[:0:j.batch.RawLen])
+	plain, err := inflater.DecodeAll(join(j.frame.parts, &j.small), j.space[:0:j.batch.RawLen])
 	if err != nil {
 		return malformed("compressed data: %v", err)
 	}
 	if len(plain) != j.batch.RawLen {
 		return malformed("compressed data of %d bytes where %d were announced", len(plain), j.batch.RawLen)
 	}
-	j.plain = plain
+	j.whole[0] = plain
+	j.plain = j.whole[:]
 	return nil
 }
 
@@ -262,7 +274,7 @@ func (r *receiver) apply() error {
 				return r.acknowledge()
 			}
 			err = r.do(j)
-			jobs.Put(j)
+			j.recycle()
 		case <-tick.C:
 			err = r.acknowledge()
 		case <-r.ctx.Done():
@@ -309,15 +321,16 @@ func (r *receiver) do(j *job) error {
 }
 
 // store puts one batch into the staging area.
-func (r *receiver) store(b *Batch, plain []byte) error {
+func (r *receiver) store(b *Batch, plain [][]byte) error {
 	target, digests := r.disks[b.Disk].Target, b.Digests
 	for _, o := range b.Ops {
 		var err error
 		switch o.Kind {
 		case OpData:
 			n := blocks(o.Length)
-			err = r.staging.Write(r.ctx, target, o.Offset, plain[:o.Length], digests[:n])
-			plain, digests = plain[o.Length:], digests[n:]
+			plain = r.cut(plain, o.Length)
+			err = r.put(target, o.Offset, digests[:n])
+			digests = digests[n:]
 		case OpZero:
 			err = r.staging.WriteZeroes(r.ctx, target, o.Offset, o.Length)
 		case OpClear:
@@ -328,6 +341,30 @@ func (r *receiver) store(b *Batch, plain []byte) error {
 		}
 	}
 	return nil
+}
+
+// cut moves the first n bytes of plain to r.parts, and gives the rest.
+func (r *receiver) cut(plain [][]byte, n int64) [][]byte {
+	r.parts = r.parts[:0]
+	for n > 0 {
+		p := plain[0]
+		if int64(len(p)) > n {
+			p, plain[0] = p[:n], p[n:]
+		} else {
+			plain = plain[1:]
+		}
+		r.parts = append(r.parts, p)
+		n -= int64(len(p))
+	}
+	return plain
+}
+
+// put hands r.parts to the staging area, as they are where it can take them so.
+func (r *receiver) put(target string, off int64, digests []model.Digest) error {
+	if s, ok := r.staging.(PartsWriter); ok {
+		return s.WriteParts(r.ctx, target, off, r.parts, digests)
+	}
+	return r.staging.Write(r.ctx, target, off, join(r.parts, &r.flat), digests)
 }
 
 // clear zeroes the blocks of a run that are not zero in the parent point, without a word about the others.

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -32,6 +33,11 @@ type Staging interface {
 	Ack(ctx context.Context, target string, upTo int64) error
 	Finish(ctx context.Context, target string) error
 	Close() error
+}
+
+// PartsWriter is a Staging that takes the bytes of a Write as they came off the wire, in pieces.
+type PartsWriter interface {
+	WriteParts(ctx context.Context, target string, off int64, parts [][]byte, digests []model.Digest) error
 }
 
 // Admitter refuses generations that are over.
@@ -75,7 +81,7 @@ type Server struct {
 func NewServer(store Store, floors Admitter, self model.HostID, log *slog.Logger, opts ...grpc.ServerOption) *Server {
 	s := &Server{store: store, floors: floors, self: self, log: log, alive: alivePeriod, open: map[string]*receiver{}}
 	s.grpc = grpc.NewServer(append([]grpc.ServerOption{
-		grpc.ForceServerCodecV2(codec{}),
+		grpc.ForceServerCodecV2(codec{}), experimental.BufferPool(&buffers{}),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxHeaderListSize(maxHeader),
 		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(2 * window),
 		grpc.ReadBufferSize(bufferSize), grpc.WriteBufferSize(32 << 10),

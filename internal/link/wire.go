@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 
 	"google.golang.org/grpc/mem"
 
@@ -19,7 +20,7 @@ const (
 
 	maxBlocks  = MaxBatch / model.BlockSize
 	maxMessage = MaxBatch + 64<<10
-	version    = 1
+	version    = 2
 )
 
 // errFrame: the peer sent something that is not a frame of this protocol, or is out of its bounds.
@@ -47,12 +48,22 @@ const (
 )
 
 // frame is one message. tail follows body on the wire without being copied; done is called when the transport no longer
-// needs it.
+// needs it. What is received of a batch stays in the transport's buffers: parts is what follows body.
 type frame struct {
 	body []byte
 	tail []byte
 	done func()
+
+	parts [][]byte
+	held  []mem.Buffer // where parts lie
 }
+
+// headSize is where a batch's frame says how long its body is: after the type.
+const headSize = 1 + 4
+
+// maxParts bounds the buffers of the transport that one frame keeps: more are a sender that cuts its frames small, and are
+// copied together.
+const maxParts = 2 * maxMessage / poolBuffer
 
 func (f *frame) kind() frameType {
 	if len(f.body) == 0 {
@@ -97,12 +108,98 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if n > maxMessage {
 		return malformed("%d bytes", n)
 	}
-	if cap(f.body) < n {
-		f.body = make([]byte, n)
+	f.drop()
+	body := n
+	var head [headSize]byte
+	if data.CopyTo(head[:]) == headSize && frameType(head[0]) == frameBatch {
+		body = int(min(binary.LittleEndian.Uint32(head[1:]), uint32(n)))
 	}
-	f.body = f.body[:n]
+	if cap(f.body) < body {
+		f.body = make([]byte, body)
+	}
+	f.body = f.body[:body]
 	data.CopyTo(f.body)
+	if body < n {
+		f.keep(data, body)
+	}
 	return nil
+}
+
+// keep takes what follows the first skip bytes.
+func (f *frame) keep(data mem.BufferSlice, skip int) {
+	if len(data) > maxParts {
+		f.parts = append(f.parts, data.Materialize()[skip:])
+		return
+	}
+	for _, b := range data {
+		p := b.ReadOnlyData()
+		if skip >= len(p) {
+			skip -= len(p)
+			continue
+		}
+		b.Ref()
+		f.held = append(f.held, b)
+		f.parts = append(f.parts, p[skip:])
+		skip = 0
+	}
+}
+
+// drop gives the transport's buffers back.
+func (f *frame) drop() {
+	for _, b := range f.held {
+		b.Free()
+	}
+	clear(f.held)
+	clear(f.parts)
+	f.held, f.parts = f.held[:0], f.parts[:0]
+}
+
+// total is the length of parts.
+func total(parts [][]byte) int {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	return n
+}
+
+// join puts parts one behind the other into space, which grows, unless there is only one.
+func join(parts [][]byte, space *[]byte) []byte {
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	p := (*space)[:0]
+	for _, part := range parts {
+		p = append(p, part...)
+	}
+	*space = p
+	return p
+}
+
+// poolBuffer is what gRPC reads a DATA frame into.
+const poolBuffer = 16 << 10
+
+// buffers is the pool of what is received. gRPC's own clears each buffer before it is written over.
+type buffers struct{ free sync.Pool }
+
+func (b *buffers) Get(n int) *[]byte {
+	if n > poolBuffer {
+		p := make([]byte, n)
+		return &p
+	}
+	p, ok := b.free.Get().(*[]byte)
+	if !ok {
+		q := make([]byte, poolBuffer)
+		p = &q
+	}
+	*p = (*p)[:n]
+	return p
+}
+
+func (b *buffers) Put(p *[]byte) {
+	if cap(*p) == poolBuffer {
+		b.free.Put(p)
+	}
 }
 
 func (f *frame) release() {

@@ -68,8 +68,13 @@ func (st *Staging) Digests(ctx context.Context, target string, off int64, dst []
 // Write puts whole blocks into the image, with the digests that the source computed: one a block. Runs come in increasing
 // order.
 func (st *Staging) Write(ctx context.Context, target string, off int64, data []byte, digests []model.Digest) error {
-	return st.do(ctx, target, fmt.Sprintf("writing %d bytes at %d of disk %s", len(data), off, target), func(ctx context.Context, d *stagedDisk) error {
-		return d.write(ctx, off, data, digests)
+	return st.WriteParts(ctx, target, off, [][]byte{data}, digests)
+}
+
+// WriteParts is Write of bytes that lie in pieces.
+func (st *Staging) WriteParts(ctx context.Context, target string, off int64, parts [][]byte, digests []model.Digest) error {
+	return st.do(ctx, target, "writing to disk "+target, func(ctx context.Context, d *stagedDisk) error {
+		return d.write(ctx, off, parts, digests)
 	})
 }
 

@@ -21,6 +21,7 @@ import (
 const (
 	journalEvery = 500 * time.Millisecond
 	journalBytes = 64 << 20
+	hastenBytes  = 16 << 20 // written between two hints to the kernel
 	roomBytes    = 32 << 20 // written between two looks at the free space
 	// closeGrace is what a closing session spends on a last journal.
 	closeGrace = 10 * time.Second
@@ -58,6 +59,9 @@ type stagedDisk struct {
 	unlooked int64  // bytes written since the last look at the free space
 	last     time.Time
 	record   []byte
+	flat     []byte         // parts of a write, joined
+	lazy     int64          // bytes of a raw image that the kernel was not told to write
+	hastened int64          // where they begin
 	target   blockio.Target // nil until the first write
 	server   *qemunbd.Server
 
@@ -242,13 +246,16 @@ func (d *stagedDisk) check(run model.Run) error {
 	return nil
 }
 
-func (d *stagedDisk) write(ctx context.Context, off int64, data []byte, digests []model.Digest) error {
-	run := model.Run{Offset: off, Length: int64(len(data))}
+func (d *stagedDisk) write(ctx context.Context, off int64, parts [][]byte, digests []model.Digest) error {
+	run := model.Run{Offset: off}
+	for _, p := range parts {
+		run.Length += int64(len(p))
+	}
 	if err := d.check(run); err != nil {
 		return err
 	}
 	if int64(len(digests)) != digest.Count(run.Length) {
-		return model.Fail(model.InvalidArgument, nil, "%d digests for %d bytes of disk %s", len(digests), len(data), d.spec.Target)
+		return model.Fail(model.InvalidArgument, nil, "%d digests for %d bytes of disk %s", len(digests), run.Length, d.spec.Target)
 	}
 	if err := d.looked(run.Length); err != nil {
 		return err
@@ -256,7 +263,7 @@ func (d *stagedDisk) write(ctx context.Context, off int64, data []byte, digests 
 	if err := d.begin(ctx); err != nil {
 		return err
 	}
-	if err := d.target.WriteAt(ctx, data, off); err != nil {
+	if err := d.put(ctx, parts, run); err != nil {
 		return err
 	}
 	d.record = d.record[:0]
@@ -267,6 +274,34 @@ func (d *stagedDisk) write(ctx context.Context, off int64, data []byte, digests 
 		rest.Offset, rest.Length, digests = rest.Offset+n, rest.Length-n, digests[k:]
 	}
 	return d.logRun(run)
+}
+
+// hasten has the kernel write while more comes in, so that finish does not wait for all of it.
+func (d *stagedDisk) hasten(f *file.File, run model.Run) {
+	if d.lazy += run.Length; d.lazy >= hastenBytes {
+		end := run.Offset + run.Length
+		f.Begin(d.hastened, end-d.hastened)
+		d.hastened, d.lazy = end, 0
+	}
+}
+
+// put writes to the image.
+func (d *stagedDisk) put(ctx context.Context, parts [][]byte, run model.Run) error {
+	if f, ok := d.target.(*file.File); ok {
+		if err := f.WriteParts(ctx, parts, run.Offset); err != nil {
+			return err
+		}
+		d.hasten(f, run)
+		return nil
+	}
+	if len(parts) == 1 {
+		return d.target.WriteAt(ctx, parts[0], run.Offset)
+	}
+	d.flat = d.flat[:0]
+	for _, p := range parts {
+		d.flat = append(d.flat, p...)
+	}
+	return d.target.WriteAt(ctx, d.flat, run.Offset)
 }
 
 func (d *stagedDisk) zero(ctx context.Context, off, length int64) error {

@@ -156,6 +156,86 @@ func (f *File) WriteAt(ctx context.Context, p []byte, off int64) error {
 	})
 }
 
+// WriteParts is WriteAt of bytes that lie in pieces, one behind the other on the disk.
+func (f *File) WriteParts(ctx context.Context, parts [][]byte, off int64) error {
+	length := int64(0)
+	for _, p := range parts {
+		length += int64(len(p))
+	}
+	if err := f.checkWrite(off, length); err != nil {
+		return err
+	}
+	todo := append(make([][]byte, 0, len(parts)), parts...) // what was written is cut off it
+	return f.each(ctx, off, length, piece, func(at, n int64) error {
+		for n > 0 {
+			some, last := head(todo, n)
+			wrote, err := pwritev(f.fd, some, at)
+			if last != nil {
+				some[len(some)-1] = last
+			}
+			if err != nil {
+				return wrap("write", at, n, err)
+			}
+			todo = skip(todo, wrote)
+			at, n = at+wrote, n-wrote
+		}
+		return nil
+	})
+}
+
+// maxVector is IOV_MAX of Linux.
+const maxVector = 1024
+
+// head gives the first parts, at most n bytes. A part that had to be cut for that is cut in place; it is the last one, and
+// is given back whole too.
+func head(parts [][]byte, n int64) (some [][]byte, last []byte) {
+	for i, p := range parts[:min(len(parts), maxVector)] {
+		if int64(len(p)) >= n {
+			some = parts[:i+1]
+			if int64(len(p)) > n {
+				last, some[i] = p, p[:n]
+			}
+			return some, last
+		}
+		n -= int64(len(p))
+	}
+	return parts[:min(len(parts), maxVector)], nil
+}
+
+// skip drops the first n bytes.
+func skip(parts [][]byte, n int64) [][]byte {
+	for len(parts) > 0 && int64(len(parts[0])) <= n {
+		n -= int64(len(parts[0]))
+		parts = parts[1:]
+	}
+	if n > 0 {
+		parts[0] = parts[0][n:]
+	}
+	return parts
+}
+
+func pwritev(fd int, parts [][]byte, off int64) (wrote int64, err error) {
+	err = retry(func() error {
+		n, err := unix.Pwritev(fd, parts, off)
+		wrote = int64(n)
+		return err
+	})
+	if err == nil && wrote <= 0 {
+		err = io.ErrShortWrite
+	}
+	return max(wrote, 0), err
+}
+
+// Begin has the kernel start to write what is dirty of a range, and does not wait for it: a Flush that comes later has less
+// to wait for. It promises nothing, so it has no error.
+func (f *File) Begin(off, length int64) {
+	if f.hold() != nil {
+		return
+	}
+	defer f.mu.RUnlock()
+	_ = unix.SyncFileRange(f.fd, off, length, unix.SYNC_FILE_RANGE_WRITE)
+}
+
 // WriteZeroes implements blockio.Writer by punching a hole, or by writing zeroes where
 // the file system has no holes.
 func (f *File) WriteZeroes(ctx context.Context, off, length int64) error {
