@@ -24,6 +24,7 @@ type shrink struct {
 	mu    sync.Mutex
 	link  float64 // seconds a byte takes on the link
 	cost  float64 // seconds the compressor takes for a byte
+	known bool    // link was measured
 	bytes int     // sent since link was last reckoned
 	time  time.Duration
 	limit func() float64 // the least that link can be: of the bandwidth granted
@@ -72,7 +73,11 @@ func (s *shrink) sent(n int, took time.Duration) {
 	defer s.mu.Unlock()
 	s.bytes, s.time = s.bytes+n, s.time+took
 	if s.bytes >= measured {
-		s.link += (s.time.Seconds()/float64(s.bytes) - s.link) / 2
+		is := s.time.Seconds() / float64(s.bytes)
+		if s.known {
+			is = (is + s.link) / 2
+		}
+		s.link, s.known = is, true // the first figure takes the place of the guess
 		s.bytes, s.time = 0, 0
 	}
 }

@@ -20,6 +20,9 @@ const (
 	readers         = 4
 	compressors     = 2
 	queue           = 64 // units in order; those of zeroes have no buffer
+	// readSize is the most that is read at once: QEMU maps and unmaps memory for each request of a megabyte, which costs it
+	// as much again as the read, and what was just read is hashed while it is in the cache.
+	readSize = 512 << 10
 
 	markSpan  = 64 << 20               // disk that may be looked at without a word to the standby
 	markEvery = 500 * time.Millisecond // the same in time
@@ -221,12 +224,16 @@ func (t *transfer) fill(ctx context.Context) error {
 	for u := range t.toRead {
 		at, block := 0, 0
 		for _, r := range u.runs {
-			p := u.buf[at : at+int(r.Length)]
-			if err := t.source.ReadAt(ctx, p, r.Offset); err != nil {
-				return sourceFailure(err, t.Target, "reading")
+			for r.Length > 0 {
+				n := min(r.Length, readSize)
+				p := u.buf[at : at+int(n)]
+				if err := t.source.ReadAt(ctx, p, r.Offset); err != nil {
+					return sourceFailure(err, t.Target, "reading")
+				}
+				digest.Blocks(seed, p, u.source[block:])
+				at, block = at+len(p), block+int(digest.Count(n))
+				r.Offset, r.Length = r.Offset+n, r.Length-n
 			}
-			digest.Blocks(seed, p, u.source[block:])
-			at, block = at+len(p), block+int(digest.Count(r.Length))
 		}
 		close(u.ready)
 	}
