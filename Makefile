@@ -45,7 +45,7 @@ test-temporal: ## the nested module of the bundled Temporal
 bench: deps build ## figures of docs/PERFORMANCE.md, measured beside their peers
 	@go run ./tests/bench
 
-bench-adaptive: ## the adaptive cadence against fixed and peer schedules, simulated (3 to 5 minutes on one core)
+bench-adaptive: ## the adaptive cadence against fixed and peer schedules, simulated (3 to 6 minutes on one core)
 	@nice -n 15 go run ./tests/bench/adaptive
 
 fuzz-short: ## each fuzz target for 20 s
