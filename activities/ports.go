@@ -72,7 +72,7 @@ type Transfer struct {
 
 // Granted is what a transfer got.
 type Granted struct {
-	Rate    int64 // bytes/s, mean; 0 when the link has no budget
+	Rate    int64 // bytes/s that it can count on: the mean, or its reservation; 0 when the link has no budget
 	Limited bool  // it was kept waiting by its grant
 	Reason  string
 	LinkUse float64

@@ -70,6 +70,9 @@ func (p *protection) keepLearned() {
 // learnCounters takes an observation in. Its counters begin at the newest capture, which may be one that is still on its way.
 func (p *protection) learnCounters(ctx workflow.Context, o model.Observation) {
 	capture, l := p.lastCapture(), &p.learned
+	if o.Host != nil && o.Host.LinkBudget > 0 {
+		l.LinkUse = o.Host.LinkUse
+	}
 	if fl := p.st.InFlight; fl != nil {
 		if fl.TakenAt.IsZero() || !o.At.After(fl.TakenAt) {
 			return // it may count from either capture

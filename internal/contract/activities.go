@@ -88,8 +88,8 @@ type ReplicateOut struct {
 	SentBytes int64         `json:"sent_bytes"` // on the wire, both directions
 	Took      time.Duration `json:"took_ns"`
 	Resumed   bool          `json:"resumed"` // continued from an earlier attempt's acknowledged bytes
-	// Of a host with a link budget: the mean rate that was granted (bytes/s), whether the transfer was kept waiting by it, why,
-	// and the use of the budget over the last minute (1 is all of it).
+	// Of a host with a link budget: the rate that can be counted on (bytes/s: the mean granted, or the reservation), whether the
+	// transfer was kept waiting by its grant, why, and the use of the budget over the last minute (1 is all of it).
 	Granted   int64   `json:"granted,omitempty"`
 	Limited   bool    `json:"limited,omitempty"`
 	LimitedBy string  `json:"limited_by,omitempty"`

@@ -95,7 +95,7 @@ func (w *watcher) hostLoad(ctx context.Context) model.HostLoad {
 // --- dirty bytes ---------------------------------------------------------------------------------------------------------
 
 const (
-	fresh       = time.Second // a count of dirty bytes is told for this long
+	fresh       = 2 * minPeriod // a count of dirty bytes is told for this long
 	dirtyLimit  = time.Second
 	growthFloor = 1 << 20 // written since the last count; less does not change the plan
 	growthEvery = 10      // counts in one RPO target at most

@@ -161,7 +161,9 @@ func (t *share) Leave(looked int64) activities.Granted {
 		out.Rate = int64(t.granted / took.Seconds())
 		out.Limited = waited.Seconds() >= bindsAt*took.Seconds() && (t.in.Cap <= 0 || out.Rate < t.in.Cap*95/100)
 	}
-	if a := s.account(t, now); looked > 0 && !t.in.Seed {
+	a := s.account(t, now)
+	out.Rate = max(out.Rate, min(int64(a.claim.Rate), s.budget)) // it can count on its reservation, whatever it asked beyond that
+	if looked > 0 && !t.in.Seed {
 		a.perSee += (min(float64(sent)/float64(looked), maxPerSee) - a.perSee) / 2
 	}
 	s.gone += sent
