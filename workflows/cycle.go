@@ -197,6 +197,7 @@ func (p *protection) commit(ctx workflow.Context, s contract.PointSummary) {
 		st.InFlight = nil
 		return // counted already
 	}
+	st.Totals.MaxExposure = max(st.Totals.MaxExposure, p.exposure(ctx))
 	st.Committed = s.PointRef
 	st.Unreplicated, st.Assumed = p.nextOrigin, false
 	if st.Unreplicated == nil {
