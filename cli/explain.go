@@ -125,7 +125,7 @@ func explainTable(c *call, v explainView) error {
 		}
 	}
 	if len(words) > 0 {
-		fmt.Fprintf(&b, "the newest rests on: %s (learned from %d cycles)\n", strings.Join(words, ", "), v.Cycles)
+		fmt.Fprintf(&b, "the newest rests on: %s\n", strings.Join(words, ", "))
 	}
 	for _, what := range last.Change {
 		fmt.Fprintf(&b, "would change it: %s\n", what)

@@ -33,7 +33,7 @@ func TestExplainSaysWhyAndWhatWouldChangeIt(t *testing.T) {
 	require.Contains(t, d.stdout.String(), `"message_type":"decision"`)
 	require.Equal(t, 0, d.run("explain", "db1"))
 	for _, s := range []string{
-		"look in 15", "point in 6", "(night)", "exposure 2.1 s, changed bytes 1.05 MB, load 25 %, guard × 1.1 (learned from 31 cycles)",
+		"look in 15", "point in 6", "(night)", "exposure 2.1 s, changed bytes 1.05 MB, load 25 %, guard × 1.1",
 		"would change it: with half the throughput", "not everything fits: compression is a level up",
 	} {
 		require.Contains(t, d.stdout.String(), s)

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// A transfer that is small and short measures the connection, not the throughput.
+	// A transfer that is small and short measures the connection, not the throughput, unless it was faster than what is known.
 	smallTransfer = 256 << 10
 	shortTransfer = time.Second
 	seedGuard     = 0.7         // of the throughput of a first copy
@@ -124,7 +124,8 @@ func (p *protection) learnCycle(ctx workflow.Context, c capture, sent contract.R
 	for _, d := range sent.Disks {
 		cycle.Changed += d.ChangedBytes
 	}
-	if sent.SentBytes < smallTransfer && moved < shortTransfer {
+	slower := moved.Seconds()*l.Rate > float64(sent.SentBytes)
+	if sent.SentBytes < smallTransfer && moved < shortTransfer && slower {
 		cycle.Fixed, cycle.Moved, cycle.Predicted = cycle.Fixed+moved, 0, 0
 	}
 	l.Done(cycle, rpo)
