@@ -194,3 +194,34 @@ func TestWhenNotEverythingFitsMergesWaitAndLaterTheyDoNot(t *testing.T) {
 	require.False(t, w.built[len(w.built)-1].PostponeMerges)
 	require.Equal(t, "auto", w.sent[len(w.sent)-1].Compression)
 }
+
+func TestACountOfDirtyBytesOfAnOlderWindowIsNotBelieved(t *testing.T) {
+	w := newWorld(t)
+	told := map[time.Duration]contract.ExplainOut{}
+	write := func(age time.Duration) {
+		at, counted := w.now(), w.now().Add(-age)
+		signal(w, contract.SigUtilization, contract.UtilizationIn{Observation: model.Observation{
+			At: at, Running: true, OldestWrite: &at, WrittenBytes: 8 << 20, WriteReqs: 1, DirtyBytes: 512 << 20, DirtyAt: &counted,
+			Host: &model.HostLoad{LinkBudget: 1 << 20, LinkUse: 0.5},
+		}})
+	}
+	w.idle = true
+	for i, age := range []time.Duration{time.Minute, 0} {
+		at := time.Duration(30+60*i)*time.Second + 100*time.Millisecond
+		w.at(at, func() { w.idle = false; write(age) })
+		w.at(at+100*time.Millisecond, func() { told[age] = w.explained(); w.idle = true })
+	}
+	w.protect(protectIn(policy()), 2*time.Minute)
+	value := func(age time.Duration, name string) float64 {
+		list := told[age].Decisions
+		for _, q := range list[len(list)-1].Inputs {
+			if q.Name == name {
+				return q.Value
+			}
+		}
+		return 0
+	}
+	require.Zero(t, value(time.Minute, "dirty clusters"), "as counted by the look before")
+	require.EqualValues(t, 512<<20, value(0, "dirty clusters"))
+	require.InDelta(t, 0.5, value(0, "use of the host's link"), 0.001)
+}

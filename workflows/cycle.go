@@ -230,6 +230,7 @@ func keepNewest[T any](list []T) []T {
 // snapshot does the same first.
 func (p *protection) settle(ctx workflow.Context) {
 	in := contract.PointIn{Fence: p.fence(), Point: p.st.Committed}
+	defer func() { p.settledAt = workflow.Now(ctx) }()
 	if _, err := stage(p, ctx, contract.Settle, p.queue(p.st.Primary), fmt.Sprintf("keep the mark of point %d", in.Point.Seq), in); err != nil {
 		p.log.Warn("the primary was not settled", "point", in.Point.String(), "error", err)
 	}

@@ -87,10 +87,31 @@ func (p *protection) learnCounters(ctx workflow.Context, o model.Observation) {
 	if capture.IsZero() || !o.At.After(capture) {
 		return
 	}
-	l.Look(cadence.Counters{At: o.At, Written: o.WrittenBytes, Dirty: o.DirtyBytes}, capture, p.rpo(ctx))
-	if o.DirtyBytes >= 0 && p.st.InFlight == nil {
-		l.Size = dirtySize{o.At, o.DirtyBytes, o.WrittenBytes}
+	c := cadence.Counters{At: o.At, Written: o.WrittenBytes, Dirty: -1}
+	if at := p.countedAt(o); at.After(capture) && at.After(p.settledAt) {
+		c.Dirty = o.DirtyBytes
+		since := max(o.At.Sub(at).Seconds()*o.WriteRate, 0)
+		l.Size = dirtySize{o.At, o.DirtyBytes, max(o.WrittenBytes-int64(since), 0)}
 	}
+	l.Look(c, capture, p.rpo(ctx))
+	if h := o.Host; h != nil {
+		l.LinkUse = 0
+		if h.LinkBudget > 0 {
+			l.LinkUse = h.LinkUse
+		}
+	}
+}
+
+// countedAt is when the dirty clusters since the newest committed point were counted; zero when they were not. Until the
+// primary is settled its agent counts from the point before.
+func (p *protection) countedAt(o model.Observation) time.Time {
+	switch {
+	case o.DirtyBytes < 0 || p.st.InFlight != nil:
+		return time.Time{}
+	case o.DirtyAt != nil:
+		return *o.DirtyAt
+	}
+	return o.At
 }
 
 // learnCycle takes a verified cycle in, before it is committed. due is when it was to start: a timer that fires late is a
