@@ -109,9 +109,16 @@ type Capture struct {
 // Stats are a running domain's counters since its QEMU started.
 type Stats struct {
 	UUID       string
+	Run        int64 // another QEMU process of the same domain has another number, until the host is rebooted
 	WriteBytes int64
 	WriteReqs  int64
-	CPUTime    time.Duration
+	CPUTime    time.Duration // 0 when not asked for
+}
+
+// StatsQuery says what is asked: what a hypervisor has to look up costs it about as much as all the rest of Understudy.
+type StatsQuery struct {
+	Only []string // UUIDs; empty for all
+	CPU  bool     // the time of the vCPUs too, which makes the question half as dear again
 }
 
 // Hypervisor is everything. Calls end soon after ctx does, although libvirt's RPC knows no contexts: the adapter drops the
@@ -151,9 +158,9 @@ type Hypervisor interface {
 	// that cannot be known for a disk that has a bitmap of it.
 	DirtyBytes(ctx context.Context, uuid, checkpoint string) (map[string]int64, error)
 
-	// Stats gives the counters of all running domains in one call. It waits for nobody: a domain that another call holds
+	// Stats gives the counters of running domains in one call. It waits for nobody: a domain that another call holds
 	// just then is left out.
-	Stats(ctx context.Context) ([]Stats, error)
+	Stats(ctx context.Context, q StatsQuery) ([]Stats, error)
 
 	// Define makes or replaces the persistent definition. It returns the domain as libvirt has it.
 	Define(ctx context.Context, xml string) (Domain, error)

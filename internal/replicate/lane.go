@@ -94,12 +94,12 @@ func (l *Lane) perByte() float64 {
 	return 1 / l.rate
 }
 
-// refill never saves up more than a batch: what was not used in time is for the others.
+// refill never saves up more than half a batch, a sixteenth of a second: what was not used in time is for the others.
 func (l *Lane) refill(now time.Time) {
 	if l.rate < 0 {
 		l.credit = l.booked
 	} else if d := now.Sub(l.at); d > 0 {
-		l.credit = max(l.credit, min(l.credit+l.rate*d.Seconds(), l.booked+float64(batchOf(l.rate))))
+		l.credit = max(l.credit, min(l.credit+l.rate*d.Seconds(), l.booked+float64(batchOf(l.rate))/2))
 	}
 	l.at = now
 }

@@ -12,17 +12,18 @@ type sample struct {
 	At    time.Time     `json:"at"`
 	Bytes int64         `json:"bytes"`
 	Reqs  int64         `json:"reqs"`
-	CPU   time.Duration `json:"cpu_ns"`
+	CPU   time.Duration `json:"cpu_ns"` // as of the last time it was asked for
+	Run   int64         `json:"run,omitempty"`
 }
 
 func sampleOf(s hypervisor.Stats, at time.Time) sample {
-	return sample{At: at, Bytes: s.WriteBytes, Reqs: s.WriteReqs, CPU: s.CPUTime}
+	return sample{At: at, Bytes: s.WriteBytes, Reqs: s.WriteReqs, CPU: s.CPUTime, Run: s.Run}
 }
 
-// restarted says that the counters began again: QEMU is another process. CPU time always grows, so it also shows when the
-// new process wrote more than the old one.
+// restarted says that the counters began again: QEMU is another process. Its number also shows when the new process wrote more
+// than the old one; after a reboot of the host the number may be the same, and CPU time shows it, which always grows.
 func (s sample) restarted(before sample) bool {
-	return s.Bytes < before.Bytes || s.Reqs < before.Reqs || s.CPU < before.CPU
+	return s.Run != before.Run && s.Run != 0 && before.Run != 0 || s.Bytes < before.Bytes || s.Reqs < before.Reqs || s.CPU < before.CPU
 }
 
 // tally counts writes; Oldest is the time of the first of them or, as counters do not tell, one sample earlier.
@@ -64,9 +65,10 @@ type meter struct {
 	Since tally     `json:"since"` // after the newest capture
 	Open  []capture `json:"open"`  // oldest first
 
-	rate float64 // bytes/s over the last gap
-	cpu  float64 // cores in use over it
-	gap  time.Duration
+	rate  float64 // bytes/s over the last gap
+	cpu   float64 // cores in use, between the last two times it was asked for
+	cpuAt time.Time
+	gap   time.Duration
 	// total counts all that was seen to be written, for who compares two moments.
 	total int64
 }
@@ -93,6 +95,7 @@ func (m *meter) feed(s sample) (first bool) {
 	if s.At.Before(last.At) {
 		s.At = last.At // the clock was set back: the gap is unknown and the rate stays
 	}
+	m.core(&s, last)
 	m.Last = &s
 	bytes, reqs := s.Bytes-last.Bytes, s.Reqs-last.Reqs
 	again := s.restarted(last)
@@ -101,13 +104,24 @@ func (m *meter) feed(s sample) (first bool) {
 	}
 	if gap := s.At.Sub(last.At); gap > 0 {
 		m.rate, m.gap = float64(bytes)/gap.Seconds(), gap
-		m.cpu = max(float64(s.CPU-last.CPU)/float64(gap), 0)
 		m.total += bytes
 	}
 	if bytes > 0 || reqs > 0 || again {
 		return m.wrote(bytes, reqs, last.At)
 	}
 	return false
+}
+
+// core takes in the CPU time, or keeps what was asked for before.
+func (m *meter) core(s *sample, last sample) {
+	if s.CPU == 0 {
+		s.CPU = last.CPU
+		return
+	}
+	if gap := s.At.Sub(m.cpuAt); !m.cpuAt.IsZero() && gap > 0 {
+		m.cpu = max(float64(s.CPU-last.CPU)/float64(gap), 0)
+	}
+	m.cpuAt = s.At
 }
 
 func (m *meter) wrote(bytes, reqs int64, from time.Time) (first bool) {

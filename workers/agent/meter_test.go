@@ -83,7 +83,7 @@ func TestExposureNeverFallsWithoutAVerifiedPoint(t *testing.T) {
 				if g.cpu < time.Minute { // too young to be told by its CPU time: libvirt's event does it
 					m.missing()
 				}
-				g.bytes, g.reqs, g.cpu = 0, 0, 0
+				g.bytes, g.reqs, g.cpu = 0, 0, 1
 			case "agent restart": // only what was saved is left
 				m = m.copy()
 				m.rate, m.gap = 0, 0
@@ -107,7 +107,7 @@ func TestTheRateIsNeverAboveWhatWasWrittenInTheGap(t *testing.T) {
 			g.cpu += time.Millisecond
 			wrote := int64(rapid.IntRange(0, 1<<30).Draw(t, "bytes"))
 			if rapid.Bool().Draw(t, "restart") {
-				g.bytes, g.cpu = 0, 0
+				g.bytes, g.cpu = 0, 1
 			}
 			g.bytes += wrote
 			m.feed(g.counters())
@@ -151,4 +151,15 @@ func TestAVMThatStoppedMayHaveWrittenUnseen(t *testing.T) {
 	require.True(t, m.missing())
 	require.Equal(t, t0, *m.exposure())
 	require.False(t, m.missing())
+}
+
+func TestAnotherQEMUIsToldByItsNumberWithoutCPUTime(t *testing.T) {
+	var m meter
+	m.feed(sample{At: t0, Bytes: 5000, Reqs: 5, CPU: time.Minute, Run: 3})
+	m.capturing(model.PointRef{Generation: 1, Seq: 1}, t0)
+	m.verified(model.PointRef{Generation: 1, Seq: 1})
+	require.False(t, m.feed(sample{At: t0.Add(time.Second), Bytes: 5000, Reqs: 5, Run: 3}))
+	require.True(t, m.feed(sample{At: t0.Add(2 * time.Second), Bytes: 9000, Reqs: 9, Run: 4}))
+	require.EqualValues(t, 9000, m.Since.Bytes, "all of the new one's")
+	require.False(t, m.feed(sample{At: t0.Add(32 * time.Second), Bytes: 9000, Reqs: 9, CPU: time.Minute + 15*time.Second, Run: 4}))
 }

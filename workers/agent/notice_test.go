@@ -154,6 +154,20 @@ func TestNoVMCanMakeItsAgentExceedTheEventBudget(t *testing.T) {
 	require.Greater(t, sent, 100)
 }
 
+func TestManyVMsAreSampledMoreSlowlyBecauseLibvirtPaysForEach(t *testing.T) {
+	w := &watcher{vms: map[string]*entry{}}
+	fill := func(n int, rpo time.Duration) *watcher {
+		for i := range n {
+			w.vms[fmt.Sprint(i)] = &entry{RPO: rpo}
+		}
+		return w
+	}
+	require.Equal(t, 250*time.Millisecond, fill(1, 10*time.Second).period())
+	require.Equal(t, 1250*time.Millisecond, fill(50, 10*time.Second).period(), "an eighth of the target at most")
+	require.Equal(t, 5*time.Second, fill(50, time.Minute).period(), "50 VMs of half a millisecond: half a percent of a core")
+	require.Equal(t, slowestRound, fill(500, time.Hour).period())
+}
+
 // The count is of this process, with a hypervisor that costs nothing; what libvirtd itself uses is measured in the lab.
 func TestSamplingFiftyVMsCostsLessThanHalfAPercentOfACore(t *testing.T) {
 	const vms, rounds, rpo = 50, 60, 10 * time.Second

@@ -34,7 +34,7 @@ func (l *libvirt) set(f func(*libvirt)) {
 	f(l)
 }
 
-func (l *libvirt) Stats(context.Context) ([]hypervisor.Stats, error) {
+func (l *libvirt) Stats(context.Context, hypervisor.StatsQuery) ([]hypervisor.Stats, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {

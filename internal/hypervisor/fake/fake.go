@@ -51,6 +51,7 @@ type domain struct {
 	checkpoints []hypervisor.Checkpoint
 	job         *job
 	cpu         time.Time
+	run         int64
 }
 
 // New makes a host without domains.
@@ -370,7 +371,7 @@ func (h *Hypervisor) Start(ctx context.Context, uuid string) error {
 		}
 		img.written, img.writes = 0, 0
 	}
-	d.d.State, d.d.Reason, d.frozen, d.cpu = hypervisor.Running, "booted", false, time.Now()
+	d.d.State, d.d.Reason, d.frozen, d.cpu, d.run = hypervisor.Running, "booted", false, time.Now(), d.run+1
 	h.tell(d, model.EventStarted, "booted")
 	return nil
 }
@@ -455,7 +456,7 @@ func (h *Hypervisor) PingGuest(ctx context.Context, uuid string, _ time.Duration
 }
 
 // Stats implements hypervisor.Hypervisor.
-func (h *Hypervisor) Stats(ctx context.Context) ([]hypervisor.Stats, error) {
+func (h *Hypervisor) Stats(ctx context.Context, q hypervisor.StatsQuery) ([]hypervisor.Stats, error) {
 	if err := h.enter(ctx, "Stats", ""); err != nil {
 		return nil, err
 	}
@@ -463,10 +464,13 @@ func (h *Hypervisor) Stats(ctx context.Context) ([]hypervisor.Stats, error) {
 	var out []hypervisor.Stats
 	for _, uuid := range h.order {
 		d := h.domains[uuid]
-		if !d.d.State.Active() {
+		if !d.d.State.Active() || len(q.Only) > 0 && !slices.Contains(q.Only, uuid) {
 			continue
 		}
-		s := hypervisor.Stats{UUID: uuid, CPUTime: time.Since(d.cpu)}
+		s := hypervisor.Stats{UUID: uuid, Run: d.run}
+		if q.CPU {
+			s.CPUTime = time.Since(d.cpu)
+		}
 		h.each(d, func(_ string, img *image) {
 			s.WriteBytes += img.written
 			s.WriteReqs += img.writes

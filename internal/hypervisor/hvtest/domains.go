@@ -153,8 +153,8 @@ func freeze(t *testing.T, s *suite) {
 
 func counters(t *testing.T, s *suite) {
 	vm := s.start(one, "")
-	read := func() (hypervisor.Stats, bool) {
-		all, err := s.HV.Stats(s.ctx())
+	read := func(only ...string) (hypervisor.Stats, bool) {
+		all, err := s.HV.Stats(s.ctx(), hypervisor.StatsQuery{Only: only, CPU: len(only) > 0})
 		require.NoError(t, err)
 		for _, st := range all {
 			if st.UUID == vm.UUID {
@@ -166,11 +166,15 @@ func counters(t *testing.T, s *suite) {
 	before, ok := read()
 	require.True(t, ok)
 	s.write(vm, "vda", 0x01, 0, cluster)
-	after, ok := read()
+	after, ok := read(vm.UUID, "11111111-2222-3333-4444-999999999999")
 	require.True(t, ok)
 	require.GreaterOrEqual(t, after.WriteBytes-before.WriteBytes, int64(cluster))
 	require.Greater(t, after.WriteReqs, before.WriteReqs)
 	require.Positive(t, after.CPUTime)
+	require.Zero(t, before.CPUTime, "not asked for")
+	require.Equal(t, before.Run, after.Run)
+	_, ok = read("11111111-2222-3333-4444-999999999999")
+	require.False(t, ok, "only what was asked for")
 	require.NoError(t, s.HV.Destroy(s.ctx(), vm.UUID))
 	_, ok = read()
 	require.False(t, ok, "only running domains have counters")

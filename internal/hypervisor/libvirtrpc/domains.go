@@ -92,14 +92,21 @@ func find(l *libvirt.Libvirt, nameOrUUID string) (libvirt.Domain, error) {
 }
 
 func byUUID(l *libvirt.Libvirt, uuid string) (libvirt.Domain, error) {
-	if !model.ValidUUID(uuid) {
-		return libvirt.Domain{}, model.Fail(model.InvalidArgument, nil, "%q is no UUID", uuid)
-	}
-	var u libvirt.UUID
-	if _, err := hex.Decode(u[:], []byte(strings.ReplaceAll(uuid, "-", ""))); err != nil {
-		return libvirt.Domain{}, model.Fail(model.InvalidArgument, err, "%q is no UUID", uuid)
+	u, err := parseUUID(uuid)
+	if err != nil {
+		return libvirt.Domain{}, err
 	}
 	return l.DomainLookupByUUID(u)
+}
+
+func parseUUID(uuid string) (u libvirt.UUID, err error) {
+	if !model.ValidUUID(uuid) {
+		return u, model.Fail(model.InvalidArgument, nil, "%q is no UUID", uuid)
+	}
+	if _, err := hex.Decode(u[:], []byte(strings.ReplaceAll(uuid, "-", ""))); err != nil {
+		return u, model.Fail(model.InvalidArgument, err, "%q is no UUID", uuid)
+	}
+	return u, nil
 }
 
 func ref(dom libvirt.Domain) model.VMRef {

@@ -13,7 +13,18 @@ import (
 
 // allStats asks about all active domains at once and waits for none that somebody holds: of such a one the fields that QEMU
 // must be asked for are left out.
-func allStats(l *libvirt.Libvirt, what libvirt.DomainStatsTypes) ([]libvirt.DomainStatsRecord, error) {
+func allStats(l *libvirt.Libvirt, what libvirt.DomainStatsTypes, only ...string) ([]libvirt.DomainStatsRecord, error) {
+	if len(only) > 0 {
+		var doms []libvirt.Domain
+		for _, uuid := range only {
+			u, err := parseUUID(uuid)
+			if err != nil {
+				return nil, err
+			}
+			doms = append(doms, libvirt.Domain{Name: uuid, UUID: u}) // found by the UUID
+		}
+		return l.ConnectGetAllDomainStats(doms, uint32(what), uint32(libvirt.ConnectGetAllDomainsStatsNowait))
+	}
 	return l.ConnectGetAllDomainStats(nil, uint32(what),
 		uint32(libvirt.ConnectGetAllDomainsStatsActive|libvirt.ConnectGetAllDomainsStatsNowait))
 }
@@ -73,16 +84,20 @@ func runningSizes(l *libvirt.Libvirt) (map[libvirt.UUID]map[string]size, error) 
 }
 
 // Stats implements hypervisor.Hypervisor.
-func (c *Client) Stats(ctx context.Context) ([]hypervisor.Stats, error) {
+func (c *Client) Stats(ctx context.Context, q hypervisor.StatsQuery) ([]hypervisor.Stats, error) {
 	return call(ctx, c, "reading the counters of the domains", func(l *libvirt.Libvirt) ([]hypervisor.Stats, error) {
-		records, err := allStats(l, libvirt.DomainStatsBlock|libvirt.DomainStatsCPUTotal)
+		what := libvirt.DomainStatsBlock
+		if q.CPU {
+			what |= libvirt.DomainStatsCPUTotal
+		}
+		records, err := allStats(l, what, q.Only...)
 		if err != nil {
 			return nil, err
 		}
 		out := make([]hypervisor.Stats, 0, len(records))
 		for _, r := range records {
 			p := paramsOf(r)
-			s := hypervisor.Stats{UUID: ref(r.Dom).UUID}
+			s := hypervisor.Stats{UUID: ref(r.Dom).UUID, Run: int64(r.Dom.ID)}
 			cpu, _ := p.num("cpu.time")
 			s.CPUTime = time.Duration(cpu)
 			known := true
