@@ -73,7 +73,7 @@ func run(ctx context.Context, rounds, cycles int) (err error) {
 		return err
 	}
 	b.out.Machine = machine()
-	for _, part := range []func(context.Context) error{b.full, b.scatter, b.cycle, b.stall, b.memory} {
+	for _, part := range []func(context.Context) error{b.full, b.scatter, b.cycle, b.stall, b.slowdown, b.memory} {
 		if err := part(ctx); err != nil {
 			return err
 		}
