@@ -36,7 +36,7 @@ const (
 	guessLink = 1.0 / 117e6
 	guessCost = 1.0 / 400e6
 	smoothing = 0.2
-	measured  = 8 << 20
+	measured  = 4 << 20
 )
 
 func newShrink(mode string, limit func() float64) (*shrink, error) {
