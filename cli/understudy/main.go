@@ -10,5 +10,5 @@ import (
 )
 
 func main() {
-	os.Exit(cli.Main(os.Args, control.Command(), agent.Command()))
+	os.Exit(cli.Main(os.Args, control.Command(), agent.Command(), agent.TraceCommand()))
 }
