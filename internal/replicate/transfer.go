@@ -17,7 +17,7 @@ import (
 const (
 	unitsInFlight   = 12 // read, or waiting for the parent's digests
 	batchesInFlight = 6  // being filled, compressed or sent
-	readers         = 8 // QEMU must not run dry while what it gave is hashed
+	readers         = 8  // QEMU must not run dry while what it gave is hashed
 	compressors     = 2
 	queue           = 64 // units in order; those of zeroes have no buffer
 	// readSize is the most that is read at once: QEMU maps and unmaps memory for each request of a megabyte, which costs it
