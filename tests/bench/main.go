@@ -25,10 +25,11 @@ const (
 func main() {
 	rounds := flag.Int("rounds", 3, "rounds of the first full replication, each beside nbdcopy")
 	cycles := flag.Int("cycles", 12, "cycles, and as many incremental backups of the peer")
+	only := flag.Bool("full-only", false, "stop after the first full replication, and write no file")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Minute)
-	err := run(ctx, *rounds, *cycles)
+	err := run(ctx, *rounds, *cycles, *only)
 	cancel()
 	stop()
 	if err != nil {
@@ -45,7 +46,7 @@ type bench struct {
 	out    results
 }
 
-func run(ctx context.Context, rounds, cycles int) (err error) {
+func run(ctx context.Context, rounds, cycles int, only bool) (err error) {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("the lab makes network namespaces and starts libvirtd: run it as root")
 	}
@@ -73,12 +74,19 @@ func run(ctx context.Context, rounds, cycles int) (err error) {
 		return err
 	}
 	b.out.Machine = machine()
-	for _, part := range []func(context.Context) error{b.full, b.scatter, b.cycle, b.stall, b.slowdown, b.memory} {
+	parts := []func(context.Context) error{b.full, b.scatter, b.cycle, b.stall, b.slowdown, b.memory}
+	if only {
+		parts = []func(context.Context) error{b.full, b.memory}
+	}
+	for _, part := range parts {
 		if err := part(ctx); err != nil {
 			return err
 		}
 	}
 	b.out.print(os.Stdout)
+	if only {
+		return nil
+	}
 	text, err := json.MarshalIndent(b.out, "", "  ")
 	if err != nil {
 		return err
