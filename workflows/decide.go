@@ -86,6 +86,9 @@ func (p *protection) cadenceInput(now time.Time) cadence.Input {
 		return in
 	}
 	in.SampledAt, in.Written = o.At, o.WrittenBytes
+	if d := seconds(o.SamplePeriod); d > in.Period { // a host with many VMs is sampled more slowly
+		in.Period = min(d, eff.RPO/8)
+	}
 	if l.Size.At.After(in.LastCapture) {
 		in.Dirty, in.Since = l.Size.Dirty, max(o.WrittenBytes-l.Size.Written, 0)
 	}
