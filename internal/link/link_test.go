@@ -136,6 +136,42 @@ func TestAMessageOverTheBoundIsRefusedByBothEnds(t *testing.T) {
 	require.ErrorContains(t, stream.RecvMsg(&frame{}), "larger than max")
 }
 
+// TestABatchArrivesWholeHoweverTheTransportCutsIt also gives the transport its buffers back.
+func TestABatchArrivesWholeHoweverTheTransportCutsIt(t *testing.T) {
+	payload := make([]byte, MaxBatch)
+	for i := range payload {
+		payload[i] = byte(i * 7 >> 3)
+	}
+	b := Batch{UpTo: gib, Ops: []Op{{OpData, model.Run{Offset: 4096, Length: 8192}}, {OpData, model.Run{Offset: 1 << 20, Length: MaxBatch - 8192}}},
+		Digests: make([]model.Digest, maxBlocks), RawLen: MaxBatch, Payload: payload}
+	sent := b.frame()
+	wire := append(sent.body, sent.tail...)
+	for _, piece := range []int{100, 4097, poolBuffer, len(wire)} {
+		back := 0
+		var data mem.BufferSlice
+		for rest := wire; len(rest) > 0; {
+			n := min(piece, len(rest))
+			p := make([]byte, max(n, poolBuffer))
+			copy(p, rest[:n])
+			p = p[:n]
+			data, rest = append(data, mem.NewBuffer(&p, releaser{&frame{done: func() { back++ }}})), rest[n:]
+		}
+		var f frame
+		require.NoError(t, codec{}.Unmarshal(data, &f))
+		data.Free()
+		var got Batch
+		require.NoError(t, decodeBatch(f.body, total(f.parts), disks(spec().Disks), &got))
+		require.Equal(t, b.Ops, got.Ops)
+		r := receiver{}
+		rest := r.cut(f.parts, 8192)
+		first := append([]byte(nil), join(r.parts, &r.flat)...)
+		require.Empty(t, r.cut(rest, MaxBatch-8192))
+		require.Equal(t, payload, append(first, join(r.parts, &r.flat)...))
+		f.drop()
+		require.Equal(t, len(data), back)
+	}
+}
+
 func TestABatchGoesForwardOnly(t *testing.T) {
 	s := session(t, serve(t, &sink{}, nil))
 	b := Batch{UpTo: 8192, Ops: []Op{{OpData, model.Run{Offset: 4096, Length: 4096}}}, Digests: []model.Digest{{1}}, RawLen: 4096, Payload: make([]byte, 4096)}
@@ -229,6 +265,9 @@ func FuzzFrames(f *testing.F) {
 			require.Equal(t, encodeLook(l.Disk, l.Runs)[:2], p[:2])
 		}
 		var j job
+		if len(p) > maxMessage {
+			return
+		}
 		require.NoError(t, codec{}.Unmarshal(mem.BufferSlice{mem.SliceBuffer(p[:len(p)/3]), mem.SliceBuffer(p[len(p)/3:])}, &j.frame))
 		if decodeBatch(j.frame.body, total(j.frame.parts), d, &j.batch) == nil {
 			last := int64(0)

@@ -83,10 +83,11 @@ func run(ctx context.Context, rounds, cycles int, only bool) (err error) {
 			return err
 		}
 	}
-	b.out.print(os.Stdout)
 	if only {
+		b.out.printFull(os.Stdout)
 		return nil
 	}
+	b.out.print(os.Stdout)
 	text, err := json.MarshalIndent(b.out, "", "  ")
 	if err != nil {
 		return err

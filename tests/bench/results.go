@@ -63,15 +63,20 @@ func (r results) print(w io.Writer) {
 	row("cycle, snapshot to commit", fmt.Sprintf("p50 %.2f s, max %.2f s (%.0f kB dirty); virtnbdbackup inc p50 %.2f s, ratio %.2f",
 		median(r.Cycle.Ours), quantile(r.Cycle.Ours, 1), median(r.Cycle.Dirty)/1e3, median(r.Cycle.Peer), ratio(median(r.Cycle.Ours), median(r.Cycle.Peer))), "bar 0.5 s")
 	row("  the command `understudy sync`", fmt.Sprintf("p50 %.2f s", median(r.Cycle.Sync)), "")
-	row("first full, 4 GiB disk", fmt.Sprintf("%.0f MB: nbdcopy p50 %.2f s; replicate %.2f s, ratio %.2f; with proof and commit %.2f s, ratio %.2f",
-		float64(r.Full.Bytes)/1e6, median(r.Full.NBDCopy), median(r.Full.Replicate), ratio(median(r.Full.NBDCopy), median(r.Full.Replicate)),
-		median(r.Full.Whole), ratio(median(r.Full.NBDCopy), median(r.Full.Whole))), "bar ratio 0.8")
+	r.printFull(w)
 	row("wire, scattered 4 KiB writes", fmt.Sprintf("%.1f MB sent of %.1f MB dirty: %.3f", float64(r.Scatter.Sent)/1e6, float64(r.Scatter.Dirty)/1e6,
 		ratio(float64(r.Scatter.Sent), float64(r.Scatter.Dirty))), "bar 0.2")
-	row("agent memory, peak", fmt.Sprintf("%.0f MiB", r.Memory), "bar 150 MB")
 	row("guest stall, with a snapshot", fmt.Sprintf("p50 %.0f ms, p99 %.0f ms, max %.0f ms over %d s", median(r.Stall.With), quantile(r.Stall.With, 0.99), quantile(r.Stall.With, 1), len(r.Stall.With)), "bar p99 100 ms")
 	row("  seconds without one", fmt.Sprintf("p50 %.0f ms, p99 %.0f ms, max %.0f ms over %d s", median(r.Stall.Without), quantile(r.Stall.Without, 0.99), quantile(r.Stall.Without, 1), len(r.Stall.Without)), "")
 	row("database, rows/s at RPO 10 s", fmt.Sprintf("alone p50 %.1f, protected p50 %.1f: %.1f %% fewer", median(r.Slowdown.Alone), median(r.Slowdown.Protected),
 		100*(1-ratio(median(r.Slowdown.Protected), median(r.Slowdown.Alone)))), "bar 5 %")
 	row("snapshot call", fmt.Sprintf("p50 %.0f ms, max %.0f ms", 1000*median(r.Cycle.Call), 1000*quantile(r.Cycle.Call, 1)), "")
+}
+
+func (r results) printFull(w io.Writer) {
+	row := func(what, figure, bar string) { fmt.Fprintf(w, "%-34s %-52s %s\n", what, figure, bar) }
+	row("first full, 4 GiB disk", fmt.Sprintf("%.0f MB: nbdcopy p50 %.2f s; replicate %.2f s, ratio %.2f; with proof and commit %.2f s, ratio %.2f",
+		float64(r.Full.Bytes)/1e6, median(r.Full.NBDCopy), median(r.Full.Replicate), ratio(median(r.Full.NBDCopy), median(r.Full.Replicate)),
+		median(r.Full.Whole), ratio(median(r.Full.NBDCopy), median(r.Full.Whole))), "bar ratio 0.8")
+	row("agent memory, peak", fmt.Sprintf("%.0f MiB", r.Memory), "bar 150 MB")
 }

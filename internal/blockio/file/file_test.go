@@ -1,7 +1,9 @@
 package file
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
 
 	"understudy/internal/blockio"
 	"understudy/internal/blockio/blockiotest"
@@ -60,6 +63,42 @@ func TestOpenRefuses(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrExist)
 	_, err = Create(filepath.Join(dir, "x"), -1)
 	require.Error(t, err)
+}
+
+// TestPartsAreOneWrite: however the bytes are cut, more pieces than one call takes and more bytes than one call is given.
+func TestPartsAreOneWrite(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		data := make([]byte, rapid.SampledFrom([]int{0, 1, 5000, piece, piece + 1, 2*piece + 12345}).Draw(rt, "bytes"))
+		seed := rapid.Uint32().Draw(rt, "seed")
+		for i := range data {
+			seed = seed*1664525 + 1013904223
+			data[i] = byte(seed >> 24)
+		}
+		longest := max(rapid.SampledFrom([]int{16 << 10, 1 << 20, 3 * piece}).Draw(rt, "longest"), len(data)/3000)
+		var parts [][]byte
+		for rest := data; len(rest) > 0; {
+			n := min(rapid.IntRange(0, longest).Draw(rt, "part"), len(rest))
+			parts, rest = append(parts, rest[:n]), rest[n:]
+		}
+		if len(data) == 5000 {
+			parts = nil
+			for i := range data {
+				parts = append(parts, data[i:i+1])
+			}
+		}
+		before := append([][]byte(nil), parts...)
+		const off = 777
+		f, err := Create(filepath.Join(t.TempDir(), fmt.Sprint(time.Now().UnixNano())), int64(len(data))+off)
+		require.NoError(t, err)
+		defer f.Close()
+		require.NoError(t, f.WriteParts(context.Background(), parts, off))
+		require.Equal(t, before, parts, "the caller's parts are left as they were")
+		f.Begin(0, f.Size())
+		got := make([]byte, len(data))
+		require.NoError(t, f.ReadAt(context.Background(), got, off))
+		require.True(t, bytes.Equal(data, got))
+		require.ErrorIs(t, f.WriteParts(context.Background(), [][]byte{data, {1}}, off), blockio.ErrOutOfRange)
+	})
 }
 
 func TestShortened(t *testing.T) {
