@@ -211,6 +211,43 @@ func TestLearnedIsBoundedAndSurvivesJSON(t *testing.T) {
 	})
 }
 
+// A limit that was lifted is not remembered as load: intervals are back within minutes, not after half-lives of the memory.
+func TestALinkThatHealedIsNotHeldAgainstIt(t *testing.T) {
+	const rpo = 30 * time.Second
+	l := &Learned{}
+	at := noon
+	done := func(link float64) {
+		at = at.Add(rpo / 2)
+		const b = 2e6
+		l.Done(Cycle{
+			TakenAt: at, Interval: rpo / 2, Written: b, Dirty: b, Changed: b, Sent: b, Fixed: 300 * time.Millisecond,
+			Moved: span(b / link), Predicted: span(b / link),
+		}, rpo)
+	}
+	busy := func() float64 { return l.Load.Now(at, l.constants().memory(rpo)) }
+	for range 10 {
+		done(20e6)
+	}
+	require.Less(t, busy(), 0.1)
+	for range 15 {
+		done(2e5) // a hundredth of it, for some minutes
+	}
+	require.Greater(t, busy(), 0.4)
+	for range 8 {
+		done(20e6)
+	}
+	require.Less(t, busy(), 0.15)
+
+	for range 4 {
+		done(12e6) // other traffic takes its part
+	}
+	high := busy()
+	for range 4 {
+		done(20e6)
+	}
+	require.Greater(t, busy(), 0.8*high, "an ordinary swing is remembered")
+}
+
 // Invariant 6: constant writes over a constant link give a constant interval.
 func TestTheFullLawIsSteady(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -28,11 +28,13 @@ type Learned struct {
 	Written []float64 `json:"written,omitempty"`     // bytes by the write counters
 	Changed []float64 `json:"changed,omitempty"`     // bytes
 
-	Rate   float64 `json:"rate"`   // bytes/s of the granted share; 0 unknown
-	Load   Peak    `json:"load"`   // share of the time the share of the link is busy with our transfers
-	Growth Peak    `json:"growth"` // largest bytes/s written
-	Worst  Peak    `json:"worst"`  // largest fixed cost, s
-	Cycles int     `json:"cycles"`
+	Rate float64 `json:"rate"` // bytes/s of the granted share; 0 unknown
+	Load Peak    `json:"load"` // share of the time the share of the link is busy with our transfers
+	// LoadRate is the throughput at which Load was measured, bytes/s.
+	LoadRate float64 `json:"load_rate,omitempty"`
+	Growth   Peak    `json:"growth"` // largest bytes/s written
+	Worst    Peak    `json:"worst"`  // largest fixed cost, s
+	Cycles   int     `json:"cycles"`
 
 	G      float64   `json:"g"`    // bytes/s written in the last sample
 	Pace   float64   `json:"pace"` // the same, smoothed over RPO/10
@@ -162,10 +164,24 @@ func (l *Learned) Done(c Cycle, rpo time.Duration) {
 		keep(&l.Written, keepRatios, float64(c.Written))
 	}
 	l.throughput(float64(c.Sent), moved)
-	l.Load = l.Load.raise(l.load(c, rpo.Seconds()), c.TakenAt, k.memory(rpo))
+	l.healed()
+	if load := l.Load.raise(l.load(c, rpo.Seconds()), c.TakenAt, k.memory(rpo)); load != l.Load {
+		l.Load, l.LoadRate = load, l.Rate
+	}
 	l.Worst = l.Worst.raise(c.Fixed.Seconds(), c.TakenAt, worstMemory)
 	l.Early, l.Last, l.Opens = Point{}, Point{}, 0
 	l.Est = l.estimates()
+}
+
+// healed discounts a load that was measured while the link gave far less than now (a limit that was lifted, a transfer that
+// starved for its grant): the same bytes take so much less of the link. A swing by other traffic stays below the factor, and
+// its load is remembered as it was.
+func (l *Learned) healed() {
+	const factor = 2
+	if l.LoadRate > 0 && l.Rate > factor*l.LoadRate {
+		l.Load.Value *= factor * l.LoadRate / l.Rate
+		l.LoadRate = l.Rate / factor
+	}
 }
 
 func (l *Learned) throughput(sent, moved float64) {
