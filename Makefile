@@ -6,7 +6,7 @@ BUILD       := build
 export CGO_ENABLED ?= 0
 GOBUILD     := go build -trimpath -ldflags '-s -w'
 
-.PHONY: help deps build demo demo-down test test-unit test-e2e test-temporal lint workflowcheck fuzz-short bench bench-adaptive faults fmt clean
+.PHONY: help deps build demo demo-down test test-unit test-e2e test-temporal lint workflowcheck fuzz-short bench bench-adaptive fmt clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
