@@ -22,6 +22,7 @@ type Options struct {
 	TemporalBinary  string
 	HealthListen    string
 	FenceCommand    []string
+	Webhook         WebhookOptions
 }
 
 // Command is `understudy server`.
@@ -47,6 +48,10 @@ EXIT STATUS
 			&cli.StringFlag{Name: "temporal-binary", Usage: "path of understudy-temporal (default: beside this program, then PATH)"},
 			&cli.StringFlag{Name: "health-listen", Value: "127.0.0.1:7480", Usage: "address of /healthz"},
 			&cli.StringFlag{Name: "fence-command", EnvVars: []string{"UNDERSTUDY_FENCE_COMMAND"}, Usage: "command called as `CMD` off HOST and CMD status HOST; off must mean powered off"},
+			&cli.StringFlag{Name: "webhook-listen", DefaultText: "off", Usage: "take alerts of monitoring on this `HOST:PORT` (POST /webhook/alertmanager, POST /webhook/crash)"},
+			&cli.StringFlag{Name: "webhook-token-file", Usage: "`FILE` with the bearer token that a sender must know; needed on anything but loopback"},
+			&cli.StringFlag{Name: "webhook-vm-label", Value: "understudy_vm", Usage: "label of an alert that names the VM; alerts without it are ignored"},
+			&cli.BoolFlag{Name: "webhook-dry-run", Usage: "log and answer what an alert would do, and do nothing"},
 		},
 		Action: func(c *cli.Context) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "server")
@@ -56,6 +61,10 @@ EXIT STATUS
 				TemporalPort: c.Int("temporal-port"), UIPort: c.Int("ui-port"),
 				TemporalBinary: c.String("temporal-binary"), HealthListen: c.String("health-listen"),
 				FenceCommand: strings.Fields(c.String("fence-command")),
+				Webhook: WebhookOptions{
+					Listen: c.String("webhook-listen"), TokenFile: c.String("webhook-token-file"), VMLabel: c.String("webhook-vm-label"),
+					DryRun: c.Bool("webhook-dry-run"),
+				},
 			}, log)
 		},
 	}

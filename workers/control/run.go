@@ -70,7 +70,7 @@ func (o Options) validate() error {
 	if o.Namespace == "" {
 		return model.Fail(model.InvalidArgument, nil, "--namespace must not be empty").WithTry("--namespace " + contract.Namespace)
 	}
-	return nil
+	return o.Webhook.validate()
 }
 
 func (o Options) address() string {
@@ -94,6 +94,17 @@ func (s *server) run(ctx context.Context) error {
 		return err
 	}
 	defer stopHealth()
+	if s.o.Webhook.Listen != "" {
+		h, err := newWebhook(s.o.Webhook, plane{&s.health.worker}, s.o.DataDir, s.log)
+		if err != nil {
+			return err
+		}
+		stopWebhook, err := h.listen()
+		if err != nil {
+			return err
+		}
+		defer stopWebhook()
+	}
 	if s.o.TemporalAddress == "" {
 		b, err := newBundled(s.o, s.log)
 		if err != nil {
