@@ -46,7 +46,7 @@ EXIT STATUS
 			&cli.IntFlag{Name: "temporal-port", Value: 7233, Usage: "port of the bundled Temporal"},
 			&cli.IntFlag{Name: "ui-port", Value: 8233, Usage: "port of its Web UI"},
 			&cli.StringFlag{Name: "temporal-binary", Usage: "path of understudy-temporal (default: beside this program, then PATH)"},
-			&cli.StringFlag{Name: "health-listen", Value: "127.0.0.1:7480", Usage: "address of /healthz"},
+			&cli.StringFlag{Name: "health-listen", Value: "127.0.0.1:7480", Usage: "address of /healthz and /metrics"},
 			&cli.StringFlag{Name: "fence-command", EnvVars: []string{"UNDERSTUDY_FENCE_COMMAND"}, Usage: "command called as `CMD` off HOST and CMD status HOST; off must mean powered off"},
 			&cli.StringFlag{Name: "webhook-listen", DefaultText: "off", Usage: "take alerts of monitoring on this `HOST:PORT` (POST /webhook/alertmanager, POST /webhook/crash)"},
 			&cli.StringFlag{Name: "webhook-token-file", Usage: "`FILE` with the bearer token that a sender must know; needed on anything but loopback"},

@@ -74,6 +74,7 @@ func (h *health) listen(address string, log *slog.Logger) (stop func(), err erro
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", h)
+	mux.Handle("GET /metrics", metrics(plane{&h.worker}))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan struct{})
 	go func() {

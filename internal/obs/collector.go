@@ -1,0 +1,64 @@
+package obs
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"understudy/internal/contract"
+)
+
+const (
+	freshFor = 3 * time.Second
+	patience = 5 * time.Second // below Prometheus' scrape timeout of ten
+)
+
+// Source is what is asked; starter.Client is one.
+type Source interface {
+	List(context.Context) ([]contract.DescribeOut, error)
+	Hosts(context.Context) ([]contract.HostWatchState, error)
+}
+
+// Collector asks at most once in a few seconds, however many scrape.
+type Collector struct {
+	source Source
+	now    func() time.Time
+	mu     sync.Mutex
+	at     time.Time
+	last   State
+}
+
+// NewCollector over a source.
+func NewCollector(s Source, now func() time.Time) *Collector { return &Collector{source: s, now: now} }
+
+// Describe is empty: which metrics there are depends on what is protected.
+func (c *Collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector. What was known last stays when nobody answers: its ages grow.
+func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at.IsZero() || c.now().Sub(c.at) > freshFor {
+		c.ask()
+		c.at = c.now()
+	}
+	Write(ch, c.last, c.now())
+}
+
+func (c *Collector) ask() {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var g errgroup.Group
+	var protections []contract.DescribeOut
+	var hosts []contract.HostWatchState
+	g.Go(func() (err error) { protections, err = c.source.List(ctx); return err })
+	g.Go(func() (err error) { hosts, err = c.source.Hosts(ctx); return err })
+	if g.Wait() != nil {
+		c.last.Up = false
+		return
+	}
+	c.last = State{true, protections, hosts}
+}
