@@ -1,0 +1,17 @@
+package control
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMetricsSayThatTheControlPlaneIsDown(t *testing.T) {
+	var h health
+	w := httptest.NewRecorder()
+	metrics(plane{&h.worker}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	require.Equal(t, http.StatusOK, w.Code)
+	require.Contains(t, w.Body.String(), "understudy_control_up 0\n")
+}
