@@ -291,7 +291,7 @@ func (r *receiver) interrupted() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), ackPeriod)
 	defer cancel()
 	if d := r.disks[r.last]; r.next[r.last] > r.ack[r.last] && r.s.floors.Admit(r.spec.VM, r.spec.Generation) == nil {
-		_ = r.staging.Ack(ctx, d.Target, r.next[r.last]) //nolint:errcheck // best effort: less is resumed
+		_ = r.staging.Ack(ctx, d.Target, r.next[r.last]) // best effort: less is resumed
 	}
 	return r.why(context.Cause(r.ctx))
 }

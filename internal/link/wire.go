@@ -72,9 +72,6 @@ func (f *frame) kind() frameType {
 	return frameType(f.body[0])
 }
 
-// len is the number of bytes of the message on the wire, gRPC's own prefix included.
-func (f *frame) len() int64 { return int64(len(f.body) + len(f.tail) + 5) }
-
 // codec gives gRPC the bytes of a frame as they are. What they mean is decoded apart, with bounds.
 type codec struct{}
 

@@ -5,6 +5,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"sort"
 	"strings"
@@ -64,8 +65,8 @@ func Parse(name string, data []byte, now time.Time) (model.Policy, error) {
 
 // reason is an error without what to try: the line says where.
 func reason(err error) string {
-	f, ok := err.(*model.Failure)
-	if !ok {
+	var f *model.Failure
+	if !errors.As(err, &f) {
 		return err.Error()
 	}
 	if f.Err != nil {

@@ -167,11 +167,6 @@ func (g *staging) Close() error {
 	return nil
 }
 
-// commit makes what was staged the parent of the next point.
-func (s *standby) commit() {
-	s.parent, s.staged, s.acked = s.staged, nil, nil
-}
-
 // serve gives a client of the standby over loopback.
 func (s *standby) serve(t testing.TB) *link.Client {
 	t.Helper()

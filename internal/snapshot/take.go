@@ -259,7 +259,7 @@ func (s *Source) prepare(vm model.VMRef, disks []model.SnapshotDisk) error {
 		total += d.Size
 	}
 	need := min(max(total/20, minScratch), maxScratch)
-	if free := int64(min(fs.Bavail, 1<<40)) * int64(fs.Bsize); free < need {
+	if free := int64(min(fs.Bavail, 1<<40)) * fs.Bsize; free < need {
 		return s.fail(model.Refused, vm, nil, "%s has %d MiB free, and a snapshot needs about %d MiB for what the VM overwrites meanwhile", scratch, free>>20, need>>20).
 			WithTry("make room there, or understudy agent --state-dir on a larger file system")
 	}

@@ -151,13 +151,6 @@ func (s *story) protect(flags ...string) {
 	s.cli(append(append([]string{"protect", "--standby", hostB, "--wait"}, flags...), s.name)...)
 }
 
-func (s *story) status() labkit.Protection {
-	s.t.Helper()
-	p, err := s.lab.Status(s.ctx, s.name)
-	require.NoError(s.t, err)
-	return p
-}
-
 func (s *story) points() []labkit.Point {
 	s.t.Helper()
 	p, err := s.lab.Points(s.ctx, s.name)

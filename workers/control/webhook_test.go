@@ -60,7 +60,7 @@ func TestMonitoringSignalsOnceAndNeverOnResolved(t *testing.T) {
 	}
 	h := open()
 	post := func(path, bearer, body string) (int, []string) {
-		r := httptest.NewRequest("POST", path, strings.NewReader(body))
+		r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
 		r.Header.Set("Authorization", "Bearer "+bearer)
 		w := httptest.NewRecorder()
