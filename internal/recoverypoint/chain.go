@@ -160,16 +160,25 @@ func decodePoint(p []byte) (model.Point, error) {
 	return m, checkPoint(m)
 }
 
-func checkPoint(m model.Point) error {
+// checkNames checks what a manifest and the spec of a staging area have in common.
+func checkNames(vm model.VMRef, p model.PointRef, parent model.Seq, disks int) error {
 	switch {
-	case m.Format != model.PointFormat:
+	case !model.ValidUUID(vm.UUID):
+		return fmt.Errorf("bad UUID %q", vm.UUID)
+	case p.Seq == 0 || p.Generation == 0 || parent >= p.Seq:
+		return fmt.Errorf("point %s with parent %d", p, parent)
+	case disks == 0 || disks > model.MaxDisks:
+		return fmt.Errorf("%d disks", disks)
+	}
+	return nil
+}
+
+func checkPoint(m model.Point) error {
+	if m.Format != model.PointFormat {
 		return fmt.Errorf("format %d: %w", m.Format, errFormat)
-	case !model.ValidUUID(m.VM.UUID):
-		return fmt.Errorf("bad UUID %q", m.VM.UUID)
-	case m.Seq == 0 || m.Generation == 0 || m.Parent >= m.Seq:
-		return fmt.Errorf("point %s with parent %d", m.PointRef, m.Parent)
-	case len(m.Disks) == 0 || len(m.Disks) > model.MaxDisks:
-		return fmt.Errorf("%d disks", len(m.Disks))
+	}
+	if err := checkNames(m.VM, m.PointRef, m.Parent, len(m.Disks)); err != nil {
+		return err
 	}
 	seen := make(map[string]bool, len(m.Disks))
 	for _, d := range m.Disks {

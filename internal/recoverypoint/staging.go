@@ -41,13 +41,8 @@ func decodeSpec(p []byte) (stagingSpec, error) {
 }
 
 func checkSpec(s model.StagingSpec) error {
-	switch {
-	case !model.ValidUUID(s.VM.UUID):
-		return fmt.Errorf("bad UUID %q", s.VM.UUID)
-	case s.Seq == 0 || s.Generation == 0 || s.Parent >= s.Seq:
-		return fmt.Errorf("point %s with parent %d", s.PointRef, s.Parent)
-	case len(s.Disks) == 0 || len(s.Disks) > model.MaxDisks:
-		return fmt.Errorf("%d disks", len(s.Disks))
+	if err := checkNames(s.VM, s.PointRef, s.Parent, len(s.Disks)); err != nil {
+		return err
 	}
 	seen := make(map[string]bool, len(s.Disks))
 	for _, d := range s.Disks {
