@@ -38,9 +38,10 @@ func TestProtectPassesOnWhatThePersonAskedFor(t *testing.T) {
 	spec := found(d)
 	require.Equal(t, 0, d.run("protect", "--standby", "host-b", "--rpo", "10s", "--keep-last", "50", "--bandwidth", "12MB", "--compression", "off",
 		"--failover", "manual", "--tier", "gold", "--freeze", "db1"), d.stderr.String())
-	require.Equal(t, contract.ProtectSpec{VM: db1, Primary: "host-a", Standby: "host-b", Policy: model.Policy{
-		Version: 1, RPO: 10 * time.Second, Tier: model.Gold, KeepLast: 50, Failover: model.FailoverManual, Freeze: true, MaxBandwidth: 12_000_000, Compression: "off",
-	}}, *spec)
+	want := model.DefaultPolicy()
+	want.RPO, want.Tier, want.KeepLast, want.Failover = 10*time.Second, model.Gold, 50, model.FailoverManual
+	want.Freeze, want.MaxBandwidth, want.Compression = true, 12_000_000, "off"
+	require.Equal(t, contract.ProtectSpec{VM: db1, Primary: "host-a", Standby: "host-b", Policy: want}, *spec)
 }
 
 func TestProtectRefusesWithTheKindItWasGiven(t *testing.T) {

@@ -234,11 +234,16 @@ type PermitIn struct {
 	Host     model.HostID    `json:"host"`
 	Attempt  string          `json:"attempt"`
 	Evidence *model.Evidence `json:"evidence,omitempty"`
+	// Mode the generation begins in, and the terms that the host reported when it was sealed. Empty is sole.
+	Mode  model.LeaseMode  `json:"mode,omitempty"`
+	Terms model.LeaseTerms `json:"terms"`
 }
 
 // RecordOut is the record after the change.
 type RecordOut struct {
 	Record model.Record `json:"record"`
+	// Grantor is the control plane's own; nil when it grants nothing (no --lease-listen).
+	Grantor *model.Grantor `json:"grantor,omitempty"`
 }
 
 // SealIn raises a host's floor durably: it then refuses every lower generation.
@@ -251,6 +256,8 @@ type SealIn struct {
 type SealOut struct {
 	Floor   model.Generation `json:"floor"`
 	Running bool             `json:"running"` // a copy of the VM runs here
+	// Terms by which this host would hold a lease; guard level 0 when it has no guard.
+	Terms model.LeaseTerms `json:"terms"`
 }
 
 // SurrenderIn asks the old holder to raise its floor, stop its copy and prove it gone.
@@ -264,6 +271,10 @@ type SurrenderIn struct {
 // TakeUpIn lets the last holder of a VM go on under the generation that a rolled-back takeover ended with.
 type TakeUpIn struct {
 	Fence
+	// Mode comes from the record, never from the holder's own file [C23]. Empty is sole.
+	Mode     model.LeaseMode `json:"mode,omitempty"`
+	Grantors []model.Grantor `json:"grantors,omitempty"`
+	Action   model.Isolation `json:"action,omitempty"`
 }
 
 // TakeUpOut says what it took.
@@ -307,10 +318,14 @@ type MaterializeOut struct {
 	Disks []model.Disk   `json:"disks"`
 }
 
-// StartIn defines and starts the materialized VM, after the permit.
+// StartIn defines and starts the materialized VM, after the permit: the start is the first grant of its generation.
 type StartIn struct {
 	Fence
-	Point model.PointRef `json:"point"`
+	Point    model.PointRef    `json:"point"`
+	Mode     model.LeaseMode   `json:"mode,omitempty"`
+	Grantors []model.Grantor   `json:"grantors,omitempty"`
+	Action   model.Isolation   `json:"action,omitempty"`
+	Networks map[string]string `json:"networks,omitempty"`
 }
 
 // StartOut says that it runs.

@@ -11,6 +11,8 @@ const (
 	EvidenceFenced      EvidenceKind = "fenced"      // the fence command powered the host off and confirmed it
 	EvidencePerson      EvidenceKind = "person"      // a person confirmed that the host is off
 	EvidenceSameHost    EvidenceKind = "same-host"   // rollback: the VM never left
+	// EvidenceLeaseExpired: the target waited W on its own CLOCK_BOOTTIME after both seals, under an armed guard of the holder.
+	EvidenceLeaseExpired EvidenceKind = "lease-expired"
 )
 
 // Evidence that the old VM is off. It counts only for the attempt that asked for it.
@@ -32,7 +34,10 @@ type Record struct {
 	Permitted  Generation `json:"permitted"` // last generation that may run
 	PermitHost HostID     `json:"permit_host"`
 	Evidence   *Evidence  `json:"evidence,omitempty"` // of the last permit
-	UpdatedAt  time.Time  `json:"updated_at"`
+	// Mode of the permitted generation as the control plane believes it: never laxer than the holder's. Terms are the holder's.
+	Mode      LeaseMode  `json:"mode,omitempty"`
+	Terms     LeaseTerms `json:"terms"`
+	UpdatedAt time.Time  `json:"updated_at"`
 }
 
 // Open says that a takeover is under way.

@@ -46,13 +46,45 @@ type Policy struct {
 	// Hourly and Daily keep, beyond KeepLast, the newest point of each of that many hours and days (UTC) that have one.
 	Hourly int `json:"hourly,omitempty"`
 	Daily  int `json:"daily,omitempty"`
+	// RTO is how long the VM may be down in a failover; 0 asks nothing. It is compared with what test failovers measured.
+	RTO time.Duration `json:"rto_ns,omitempty"`
+	// GuardLevel is the least level of the holder's guard at which a lease that ran out is evidence; 1 to 3.
+	GuardLevel int `json:"guard_level,omitempty"`
+	// Isolation is what happens to a VM that hears from no grantor.
+	Isolation Isolation `json:"isolation,omitempty"`
+	// OnStandbyLoss: "stay-leased", or "release" to mode sole so that the control plane may be lost too.
+	OnStandbyLoss string `json:"on_standby_loss,omitempty"`
+	// RecoverInPlace is how often within ten minutes a VM that crashed on a healthy host is started again there before it moves.
+	RecoverInPlace int `json:"recover_in_place"`
+	// Salvage bounds the time for reading the last delta off a dead VM's disk before it moves; 0 does not try.
+	Salvage time.Duration `json:"salvage_ns,omitempty"`
+	// Probes must pass before a failover counts as done.
+	Probes []Probe `json:"probes,omitempty"`
+	// Networks maps a network or bridge of the primary to one of the standby.
+	Networks map[string]string `json:"networks,omitempty"`
+	// BootEvery is how often a point is booted in isolation to prove it; 0 never.
+	BootEvery time.Duration `json:"boot_every_ns,omitempty"`
+	// MaxStall bounds the guest's pause of a capture, CPUShare the part of a core that captures may use; 0 is unbounded.
+	MaxStall time.Duration `json:"max_stall_ns,omitempty"`
+	CPUShare float64       `json:"cpu_share,omitempty"`
 	// Calendar changes parts of this at certain hours; nil when there is none.
 	Calendar *Calendar `json:"calendar,omitempty"`
 }
 
+// Probe asks a started guest whether it serves.
+type Probe struct {
+	Kind string `json:"kind"` // "agent", "tcp" or "command"
+	// Address is HOST:PORT of a tcp probe, as the new host reaches it.
+	Address string `json:"address,omitempty"`
+	// Command is run on the new host, without a shell; it passes with exit code 0. UNDERSTUDY_VM and UNDERSTUDY_UUID are set.
+	Command []string      `json:"command,omitempty"`
+	Timeout time.Duration `json:"timeout_ns,omitempty"` // for it to pass, with retries; 0 is 60 s
+}
+
 // DefaultPolicy is used for whatever the user does not say.
 func DefaultPolicy() Policy {
-	return Policy{Version: 1, RPO: 30 * time.Second, Tier: Silver, KeepLast: 8, Failover: FailoverAuto, Compression: "auto"}
+	return Policy{Version: 1, RPO: 30 * time.Second, Tier: Silver, KeepLast: 8, Failover: FailoverAuto, Compression: "auto",
+		GuardLevel: 2, Isolation: IsolationFreeze, OnStandbyLoss: "stay-leased", RecoverInPlace: 1, Salvage: 10 * time.Second}
 }
 
 // Preset is the policy of a tier, before anything else was said.

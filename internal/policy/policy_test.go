@@ -53,14 +53,13 @@ func TestTheExampleOfTheDocument(t *testing.T) {
 	require.Greater(t, len(p.Calendar.Zone.Offsets), 38, "twenty years, two changes each")
 	zone := p.Calendar.Zone
 	p.Calendar.Zone = model.Zone{}
-	require.Equal(t, model.Policy{
-		Version: 1, RPO: time.Minute, Tier: model.Silver, KeepLast: 12, Hourly: 24, Daily: 7, Failover: model.FailoverAuto, Freeze: true,
-		MaxBandwidth: 12_000_000, Compression: "auto",
-		Calendar: &model.Calendar{Windows: []model.Window{
-			{Name: "office hours", Days: []int{1, 2, 3, 4, 5}, From: 480, To: 1080, RPO: 10 * time.Second, Tier: model.Gold, MaxBandwidth: &slow},
-			{Name: "night", Days: []int{0, 1, 2, 3, 4, 5, 6}, From: 1320, To: 300, RPO: 5 * time.Minute, MaxBandwidth: &fast},
-		}},
-	}, p)
+	want := model.DefaultPolicy()
+	want.RPO, want.KeepLast, want.Hourly, want.Daily, want.Freeze, want.MaxBandwidth = time.Minute, 12, 24, 7, true, 12_000_000
+	want.Calendar = &model.Calendar{Windows: []model.Window{
+		{Name: "office hours", Days: []int{1, 2, 3, 4, 5}, From: 480, To: 1080, RPO: 10 * time.Second, Tier: model.Gold, MaxBandwidth: &slow},
+		{Name: "night", Days: []int{0, 1, 2, 3, 4, 5, 6}, From: 1320, To: 300, RPO: 5 * time.Minute, MaxBandwidth: &fast},
+	}}
+	require.Equal(t, want, p)
 	p.Calendar.Zone = zone
 	in, window := calendar.Effective(p, time.Date(2026, 7, 1, 6, 0, 0, 0, time.UTC)) // a Wednesday, 08:00 in summer
 	require.Equal(t, "office hours", window)

@@ -1,0 +1,46 @@
+package contract
+
+import (
+	"time"
+
+	"understudy/internal/model"
+)
+
+// HoldIn tells a host what it holds: the adoption of a running VM when protection begins, the commit of a takeover
+// (probation to sole) and the change from sole to leased. Repeating it is success; a mode below the present one of the
+// same generation is Conflict.
+type HoldIn struct {
+	Fence
+	Mode     model.LeaseMode `json:"mode"`
+	Grantors []model.Grantor `json:"grantors,omitempty"`
+	Action   model.Isolation `json:"action,omitempty"`
+}
+
+// HoldOut says under which terms. In mode leased it is answered only when the guard is armed under a live grant and both
+// are durable.
+type HoldOut struct {
+	Terms model.LeaseTerms `json:"terms"`
+}
+
+// SetModeIn changes the mode in the control plane's record: to sole before the holder, to leased after it [C14].
+type SetModeIn struct {
+	Fence
+	Host  model.HostID     `json:"host"`
+	Mode  model.LeaseMode  `json:"mode"`
+	Terms model.LeaseTerms `json:"terms"`
+}
+
+// AwaitLeaseIn waits on the target until a lease of the old holder has run out: Wait on CLOCK_BOOTTIME since its own seal of
+// this attempt, from zero again when its process is another one by now [C5].
+type AwaitLeaseIn struct {
+	Fence
+	Attempt string        `json:"attempt"`
+	Wait    time.Duration `json:"wait_ns"`
+}
+
+// Activities of the lease.
+var (
+	Hold       = Activity[HoldIn, HoldOut]{"hold", hostOptions(30, 6, 2)}
+	AwaitLease = Activity[AwaitLeaseIn, EvidenceOut]{"await-lease", hostOptions(600, 6, 5)}
+	SetMode    = Activity[SetModeIn, RecordOut]{"set-mode", controlOptions(10, 5)}
+)
