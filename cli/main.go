@@ -100,13 +100,16 @@ EXAMPLE
    understudy status db1
 
 ` + exitStatus(),
-		HideVersion: true, Writer: e.out, ErrWriter: e.err,
+		HideVersion: true, EnableBashCompletion: true, Writer: e.out, ErrWriter: e.err,
 		ExitErrHandler: func(*cli.Context, error) {}, // main decides
 		OnUsageError:   usage,
 		Commands: append([]*cli.Command{
 			e.protectCommand(), e.unprotectCommand(), e.statusCommand(), e.pointsCommand(), e.syncCommand(), e.pauseCommand(),
-			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.doctorCommand(), e.versionCommand(),
+			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.doctorCommand(), e.completionCommand(), e.versionCommand(),
 		}, processes...),
+	}
+	for _, c := range processes {
+		fromEnvironment(c)
 	}
 	app.Action = func(c *cli.Context) error {
 		if name := c.Args().First(); name != "" {

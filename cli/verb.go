@@ -39,6 +39,7 @@ func (e *env) command(v verb) *cli.Command {
 			&cli.StringFlag{Name: "temporal-address", EnvVars: []string{"UNDERSTUDY_TEMPORAL_ADDRESS"}, Value: "127.0.0.1:7233", Usage: "Temporal frontend, `HOST:PORT`"},
 			&cli.StringFlag{Name: "namespace", EnvVars: []string{"UNDERSTUDY_NAMESPACE"}, Value: contract.Namespace, Usage: "Temporal namespace"},
 		),
+		BashComplete: e.complete(v),
 		Action: func(c *cli.Context) error {
 			output, err := ui.ParseOutput(c.String("output"))
 			if err != nil {
