@@ -4,9 +4,12 @@ SHELL       := /bin/bash
 MAKEFLAGS   += --no-print-directory
 BUILD       := build
 export CGO_ENABLED ?= 0
-GOBUILD     := go build -trimpath -ldflags '-s -w'
+# dpkg wants a digit first: a commit becomes 0.1.0~git…
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null | sed -E 's/^v//; s/^([0-9a-f]{7,12})/0.1.0~git\1/; s/-dirty/+dirty/')
+GOBUILD     := go build -trimpath -ldflags '-s -w -X understudy/internal/model.release=$(VERSION)'
+NFPM        := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.41.3
 
-.PHONY: help deps build demo demo-down test test-unit test-e2e test-temporal lint workflowcheck fuzz-short bench bench-adaptive fmt clean
+.PHONY: help deps build package demo demo-down test test-unit test-e2e test-temporal lint workflowcheck fuzz-short bench bench-adaptive fmt clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +26,13 @@ $(BUILD)/understudy:
 $(BUILD)/understudy-temporal:
 	@[[ -x $@ ]] || echo "building the bundled Temporal (4 to 10 minutes the first time on 2 cores, seconds afterwards)"
 	@cd deploy/temporal && go build -trimpath -ldflags '-s -w' -o ../../$@ .
+
+package: build ## Debian packages in build/: understudy and understudy-temporal
+	@mkdir -p $(BUILD)/completion
+	@$(BUILD)/understudy completion bash >$(BUILD)/completion/bash
+	@$(BUILD)/understudy completion zsh >$(BUILD)/completion/zsh
+	@for p in understudy understudy-temporal; do \
+	  ARCH=$$(dpkg --print-architecture) VERSION=$(VERSION) go run $(NFPM) package -f deploy/packaging/$$p.yaml -p deb -t $(BUILD)/; done
 
 demo: deps build ## protect a VM, crash its host, watch it come back (KEEP=1 leaves it running)
 	@go run ./deploy/demo $(if $(KEEP),--keep)

@@ -2,8 +2,14 @@ package model
 
 import "runtime/debug"
 
-// Version is the module version or the commit this binary was built from; "unknown" without build information.
+// release is set by the linker: make VERSION=1.2.3.
+var release string
+
+// Version is the release, or the module version or the commit this binary was built from; "unknown" without build information.
 func Version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
