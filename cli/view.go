@@ -4,9 +4,8 @@ import (
 	"time"
 
 	"understudy/internal/contract"
-	"understudy/internal/decide/calendar"
-	"understudy/internal/decide/mode"
 	"understudy/internal/model"
+	"understudy/internal/obs"
 )
 
 // statusView is the documented JSON of `understudy status`; fields are added, never renamed (docs/CLI.md).
@@ -167,34 +166,9 @@ func viewOf(d contract.DescribeOut, now time.Time) protectionView {
 	return v
 }
 
-// rpoOf counts from the oldest write that is in no verified point. While the primary is silent nobody knows what it wrote:
-// then the age of the last look is what may be lost at most.
 func rpoOf(st contract.ProtectState, now time.Time) rpoView {
-	eff, window := calendar.Effective(st.Policy, now)
-	v := rpoView{Target: eff.RPO.Seconds(), State: model.RPOMet, Window: window}
-	var exposure time.Duration
-	if st.Unreplicated != nil {
-		exposure = max(0, now.Sub(*st.Unreplicated))
-	}
-	if st.HostSilent[string(st.Primary)] {
-		if st.Unreplicated == nil && st.Observed != nil {
-			exposure = max(0, now.Sub(st.Observed.At))
-		}
-		v.Exposure, v.State = exposure.Seconds(), model.RPOUnknown
-		return v
-	}
-	v.Exposure = exposure.Seconds()
-	planned := time.Duration(0)
-	if st.OnPlan() {
-		planned = mode.Planned(eff.RPO)
-	}
-	switch level := mode.LevelOnPlan(exposure, eff.RPO, planned); {
-	case level >= mode.Violated:
-		v.State = model.RPOViolated
-	case level == mode.AtRisk:
-		v.State = model.RPOAtRisk
-	}
-	return v
+	p := obs.PromiseOf(st, now)
+	return rpoView{Target: p.Target.Seconds(), Exposure: p.Exposure.Seconds(), State: p.State, Window: p.Window}
 }
 
 // outside says that the VM is outside its promise: exit 3.

@@ -209,6 +209,9 @@ func (p *protection) commit(ctx workflow.Context, s contract.PointSummary) {
 	st.Failures, st.LastError, st.RetryAt = 0, "", nil
 	st.Recent = keepNewest(append(st.Recent, s))
 	st.CycleTimes = keepNewest(append(st.CycleTimes, time.Duration(s.CycleMS*float64(time.Millisecond))))
+	if st.Totals.Cycles > 0 && s.Modes != string(model.ModeDelta) {
+		st.Totals.Reseeds++
+	}
 	st.Totals.Cycles++
 	st.Totals.DirtyBytes += s.DirtyBytes
 	st.Totals.SentBytes += s.SentBytes
@@ -254,6 +257,9 @@ func (p *protection) failed(ctx workflow.Context, err error) {
 	st := p.st
 	st.Failures++
 	st.Totals.Failures++
+	if kindOf(err) == model.VerifyMismatch {
+		st.Totals.VerifyFailures++
+	}
 	st.LastError = clip(sentence(err))
 	p.backOff(ctx, st.Failures)
 	p.log.Warn("cycle failed", "failures", st.Failures, "kind", string(kindOf(err)), "error", err)

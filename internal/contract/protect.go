@@ -52,6 +52,9 @@ type Totals struct {
 	MaxExposure time.Duration `json:"max_exposure_ns"`
 	Violations  int64         `json:"violations"`
 	FalseAlarms int64         `json:"false_alarms"` // a host fell silent for the control plane only
+	// Reseeds are points after the first that could not be a delta on every disk; VerifyFailures are copies whose proof failed.
+	Reseeds        int64 `json:"reseeds,omitempty"`
+	VerifyFailures int64 `json:"verify_failures,omitempty"`
 }
 
 // FailoverBrief is the running or last failover.

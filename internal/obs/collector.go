@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"understudy/internal/contract"
+	"understudy/internal/model"
 )
 
 const (
@@ -32,7 +33,9 @@ type Collector struct {
 }
 
 // NewCollector over a source.
-func NewCollector(s Source, now func() time.Time) *Collector { return &Collector{source: s, now: now} }
+func NewCollector(s Source, now func() time.Time) *Collector {
+	return &Collector{source: s, now: now, last: State{Version: model.Version()}}
+}
 
 // Describe is empty: which metrics there are depends on what is protected.
 func (c *Collector) Describe(chan<- *prometheus.Desc) {}
@@ -60,5 +63,5 @@ func (c *Collector) ask() {
 		c.last.Up = false
 		return
 	}
-	c.last = State{true, protections, hosts}
+	c.last = State{Up: true, Protections: protections, Hosts: hosts, Version: c.last.Version}
 }
