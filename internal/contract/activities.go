@@ -62,6 +62,9 @@ type ReplicateIn struct {
 	RPO  time.Duration `json:"rpo_ns,omitempty"`
 	// Demand is what the VM was admitted with: bytes on the wire of a capture each RPO/2; 0 when that is not known.
 	Demand int64 `json:"demand,omitempty"`
+	// From is the point that the VM runs from here, in the first resync with the host that it left: what differs there and was
+	// not written here since is counted.
+	From model.PointRef `json:"from,omitzero"`
 }
 
 // ReplicateProgress is the heartbeat of replicate. The truth for resuming is what the standby acknowledged; this is for
@@ -80,6 +83,8 @@ type DiskStats struct {
 	ReadBytes    int64  `json:"read_bytes"`
 	ChangedBytes int64  `json:"changed_bytes"`
 	SentBytes    int64  `json:"sent_bytes"`
+	// UnreplicatedBytes were written on the standby before the VM left it, and were in no point.
+	UnreplicatedBytes int64 `json:"unreplicated_bytes,omitempty"`
 }
 
 // ReplicateOut is its result.
@@ -266,6 +271,8 @@ type SurrenderIn struct {
 	Attempt string `json:"attempt"`
 	// Demote makes the host a standby for good: the definition goes too and is kept aside with the disks.
 	Demote bool `json:"demote,omitempty"`
+	// Paused wants the copy to be paused for this attempt, without a moment in which it ran: else it is not stopped.
+	Paused bool `json:"paused,omitempty"`
 }
 
 // TakeUpIn lets the last holder of a VM go on under the generation that a rolled-back takeover ended with.

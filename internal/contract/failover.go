@@ -25,6 +25,8 @@ type FailoverIn struct {
 	FromSilent bool `json:"from_silent,omitempty"`
 	// Parent is the workflow that gets child-finished; empty for none.
 	Parent string `json:"parent,omitempty"`
+	// Planned makes it a switchover; nil for a failover.
+	Planned *Planned `json:"planned,omitempty"`
 }
 
 // Outcomes of a failover.
@@ -63,6 +65,10 @@ type FailoverOut struct {
 	Try         string       `json:"try,omitempty"`
 	// Record is the control plane's record as this failover last saw it.
 	Record *model.Record `json:"record,omitempty"`
+	// Downtime is how long nothing ran in a switchover: from the order to pause until the new copy ran.
+	Downtime time.Duration `json:"downtime_ns,omitempty"`
+	// Planned says that it was a switchover.
+	Planned bool `json:"planned,omitempty"`
 }
 
 // ChildFinishedIn is how a failover reports: its parent may have continued as new meanwhile.

@@ -141,6 +141,20 @@ type ProtectState struct {
 	Learned json.RawMessage `json:"learned,omitempty"`
 	// FailoverTries counts failovers in a row that came to nothing; it sets the back-off until the next one.
 	FailoverTries int `json:"failover_tries,omitempty"`
+
+	// Seed is the base that the next point builds on while there is none on the standby: the disks that the VM left there.
+	// Nothing can be started from it. Seeding says that it was tried.
+	Seed   model.PointRef `json:"seed,omitzero"`
+	Seeded bool           `json:"seeded,omitempty"`
+	// From is the point that the VM was started from on this primary; zero on the host where it was protected first.
+	From   model.PointRef `json:"from,omitzero"`
+	Rescue *Rescue        `json:"rescue,omitempty"`
+	// Tests are the last test failovers, newest last, at most 20; Testing is the one that runs. NextTest is its number, and
+	// BootAfter postpones a scheduled one.
+	Tests     []TestResult    `json:"tests,omitempty"`
+	Testing   *TestFailoverIn `json:"testing,omitempty"`
+	NextTest  int             `json:"next_test,omitempty"`
+	BootAfter *time.Time      `json:"boot_after,omitempty"`
 }
 
 // FailoverTrigger is why a failover is wanted.
@@ -154,6 +168,8 @@ type FailoverTrigger struct {
 	// Confirmed and Seq come from a person's request.
 	Confirmed bool      `json:"confirmed,omitempty"`
 	Seq       model.Seq `json:"seq,omitempty"`
+	// Planned asks for a switchover.
+	Planned *SwitchoverRequestIn `json:"planned,omitempty"`
 }
 
 // InFlight is the cycle under way, for progress bars and for cleaning up after a failure.

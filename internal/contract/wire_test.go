@@ -27,6 +27,8 @@ func roots() []any {
 		PruneIn{}, PruneOut{}, PointsIn{}, PointsOut{}, ObserveIn{}, model.Observation{}, PreflightIn{}, PreflightOut{}, RetireIn{}, RetireOut{},
 		WatchIn{}, WatchOut{}, ClaimIn{}, PermitIn{}, RecordOut{}, SealIn{}, SealOut{}, SurrenderIn{}, EvidenceOut{}, FenceIn{},
 		ExplainOut{}, WitnessIn{}, WitnessOut{}, MaterializeIn{}, MaterializeOut{}, StartIn{}, StartOut{}, ConfirmIn{}, ConfirmOut{},
+		PauseGuestIn{}, PauseGuestOut{}, UnpauseGuestIn{}, SeedIn{}, SeedOut{}, SwitchoverRequestIn{}, TestFailoverIn{}, TestResult{},
+		TestBootIn{}, TestBootOut{}, TestRequestIn{}, TestRequestOut{},
 	}
 }
 

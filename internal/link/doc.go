@@ -7,15 +7,16 @@
 //	sender                          standby
 //	Open(spec)                  →
 //	                            ←   Opened(seed, acked offsets)
-//	Look(disk, runs)            →                               "which digests has the parent point here?"
-//	                            ←   Digests                     in the order of the Looks
+//	Look(disk, grain, runs)     →                               "which digests has the parent point here?"
+//	                            ←   Digests                     in the order of the Looks, one for each 2^grain blocks
 //	Batch(disk, ops, up to)     →                               data, zeroes, "checked up to here"
 //	                            ←   Acked(disk, up to)          journaled: a later session resumes there
 //	Finish(disk)                →
 //	                            ←   Finished(disk)              durable
 //	                            ←   Alive                       every two seconds, however busy the store is
 //
-// Looks are answered beside the batches, not behind them. A failure of the standby comes back with its kind, in the
+// Looks are answered beside the batches, not behind them. A resync looks at 1 MiB a digest first, and closer only where that
+// differs, so that comparing equal disks costs 16 bytes a MiB. A failure of the standby comes back with its kind, in the
 // trailer of the stream. Frames are bounded on both ends, and nothing that a peer sends makes a decoder panic or
 // allocate more than the bound.
 package link

@@ -166,32 +166,48 @@ func decodeOpened(p []byte, d disks) (o opened, err error) {
 	return o, c.end()
 }
 
-func encodeLook(disk int, runs []Op) []byte {
-	return appendOps([]byte{byte(frameLook), byte(disk)}, runs)
+func encodeLook(disk, grain int, runs []Op) []byte {
+	return appendOps([]byte{byte(frameLook), byte(disk), byte(grain)}, runs)
 }
 
+// look asks for one digest for each 2^grain blocks of its runs.
 type look struct {
-	Disk   int
-	Runs   []Op
-	Blocks int
+	Disk    int
+	Grain   int
+	Runs    []Op
+	Digests int
 }
 
 func decodeLook(p []byte, d disks) (l look, err error) {
 	c := cursor{p: p}
 	c.start(frameLook)
-	if l.Disk = c.disk(d); c.err == nil {
+	l.Disk, l.Grain = c.disk(d), int(c.byte())
+	if l.Grain > MaxGrain {
+		c.fail("digests of 2^%d blocks", l.Grain)
+	}
+	if c.err == nil {
 		l.Runs = c.ops(nil, d.size(l.Disk))
 	}
 	total := int64(0)
 	for _, r := range l.Runs {
-		total += blocks(r.Length)
+		if r.Offset%groupSize(l.Grain) != 0 {
+			c.fail("look at %d is not at a multiple of %d", r.Offset, groupSize(l.Grain))
+		}
+		if total += groups(r.Length, l.Grain); total > maxBlocks {
+			break
+		}
 	}
 	if total > maxBlocks {
-		c.fail("digests of %d blocks asked for at once", total)
+		c.fail("more than %d digests asked for at once", maxBlocks)
 	}
-	l.Blocks = int(total)
+	l.Digests = int(total)
 	return l, c.end()
 }
+
+// groupSize is what one digest of a Look stands for, in bytes; groups is how many a run takes.
+func groupSize(grain int) int64 { return model.BlockSize << grain }
+
+func groups(n int64, grain int) int64 { return (n + groupSize(grain) - 1) / groupSize(grain) }
 
 func appendDigests(p []byte, ds []model.Digest) []byte {
 	for i := range ds {

@@ -101,8 +101,11 @@ func TestFramesThatBreakTheProtocolEndTheSessionOnly(t *testing.T) {
 		"open twice":                   {byte(frameOpen), version, '{', '}'},
 		"unknown disk":                 {byte(frameFinish), 2},
 		"finished too early":           {byte(frameFinish), 0},
-		"look beyond the disk":         encodeLook(1, []Op{{Run: model.Run{Offset: 8192, Length: 4096}}}),
-		"look too long":                encodeLook(0, []Op{{Run: model.Run{Length: MaxBatch + 4096}}}),
+		"look beyond the disk":         encodeLook(1, 0, []Op{{Run: model.Run{Offset: 8192, Length: 4096}}}),
+		"look too coarse":              encodeLook(0, MaxGrain+1, []Op{{Run: model.Run{Length: 4096}}}),
+		"look between groups":          encodeLook(0, 4, []Op{{Run: model.Run{Offset: 4096, Length: 4096}}}),
+		"coarse look too long":         encodeLook(0, MaxGrain, []Op{{Run: model.Run{Length: gib}}}),
+		"look too long":                encodeLook(0, 0, []Op{{Run: model.Run{Length: MaxBatch + 4096}}}),
 		"data missing":                 data(Batch{UpTo: 8192, Ops: block, Digests: one, RawLen: 4096, Payload: make([]byte, 4095)}),
 		"digests missing":              data(Batch{UpTo: 8192, Ops: block, RawLen: 4096}),
 		"marked before its own end":    data(Batch{UpTo: 4096, Ops: block, Digests: one, RawLen: 4096, Payload: make([]byte, 4096)}),
@@ -246,7 +249,7 @@ func FuzzFrames(f *testing.F) {
 		Digests: []model.Digest{{1}}, RawLen: 4096, Payload: make([]byte, 4096)}
 	whole := batch.frame()
 	for _, p := range [][]byte{
-		open, append(whole.body, whole.tail...), encodeLook(0, []Op{{Run: model.Run{Offset: 8192, Length: 8192}}}),
+		open, append(whole.body, whole.tail...), encodeLook(0, 0, []Op{{Run: model.Run{Offset: 8192, Length: 8192}}}),
 		opened{Host: "host-b", Seed: 1, Acked: []int64{4096, 0}}.encode(), acked{Disk: 1, UpTo: 4096, Cleared: 9}.encode(),
 		encodeDisk(frameFinish, 1), encodeDigests(make([]model.Digest, 3)), binary.AppendUvarint([]byte{byte(frameBatch), 0, 1}, 1<<63),
 	} {
@@ -261,8 +264,8 @@ func FuzzFrames(f *testing.F) {
 			require.LessOrEqual(t, len(again), 1<<20)
 		}
 		if l, err := decodeLook(p, d); err == nil {
-			require.LessOrEqual(t, l.Blocks, maxBlocks)
-			require.Equal(t, encodeLook(l.Disk, l.Runs)[:2], p[:2])
+			require.LessOrEqual(t, l.Digests, maxBlocks)
+			require.Equal(t, encodeLook(l.Disk, l.Grain, l.Runs)[:3], p[:3])
 		}
 		var j job
 		if len(p) > maxMessage {

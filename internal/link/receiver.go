@@ -9,6 +9,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/grpc"
 
+	"understudy/internal/blockio/digest"
 	"understudy/internal/model"
 )
 
@@ -249,8 +250,8 @@ func (r *receiver) look() {
 		}
 		at := 0
 		for _, run := range l.Runs {
-			n := int(blocks(run.Length))
-			if err := r.staging.Digests(r.ctx, r.disks[l.Disk].Target, run.Offset, digests[at:at+n]); err != nil {
+			n := int(groups(run.Length, l.Grain))
+			if err := r.fold(l, run.Run, digests[at:at+n]); err != nil {
 				r.end(err)
 				return
 			}
@@ -260,6 +261,24 @@ func (r *receiver) look() {
 			return
 		}
 	}
+}
+
+// fold fills dst with the digests of a run, one for each group.
+func (r *receiver) fold(l look, run model.Run, dst []model.Digest) error {
+	target := r.disks[l.Disk].Target
+	if l.Grain == 0 {
+		return r.staging.Digests(r.ctx, target, run.Offset, dst)
+	}
+	one := make([]model.Digest, 1<<l.Grain)
+	for i := range dst {
+		off := run.Offset + int64(i)*groupSize(l.Grain)
+		part := one[:blocks(min(groupSize(l.Grain), run.Offset+run.Length-off))]
+		if err := r.staging.Digests(r.ctx, target, off, part); err != nil {
+			return err
+		}
+		dst[i] = digest.Fold(r.staging.Seed(), part)
+	}
+	return nil
 }
 
 // apply is the handler's loop.

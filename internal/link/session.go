@@ -135,12 +135,18 @@ func (s *Session) Wire() (sent, received int64) { return s.wire.sent.Load(), s.w
 // Look asks for the parent point's digests of runs, which are at most MaxBatch long together. dst, one for each block, is
 // filled when the Reply is there; until then, or until the session is closed, it belongs to the session.
 func (s *Session) Look(ctx context.Context, disk int, runs []model.Run, dst []model.Digest) (*Reply, error) {
+	return s.LookAt(ctx, disk, 0, runs, dst)
+}
+
+// LookAt is Look with one digest (digest.Fold) for each 2^grain blocks. Runs begin at multiples of so many blocks; there are
+// at most MaxBatch/BlockSize digests.
+func (s *Session) LookAt(ctx context.Context, disk, grain int, runs []model.Run, dst []model.Digest) (*Reply, error) {
 	r := &Reply{ready: make(chan struct{}), dst: dst}
 	ops := make([]Op, len(runs))
 	for i, run := range runs {
 		ops[i] = Op{Run: run}
 	}
-	f := &frame{body: encodeLook(disk, ops)}
+	f := &frame{body: encodeLook(disk, grain, ops)}
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
 	select {

@@ -18,9 +18,12 @@ const (
 	// MaxOps bounds the operations of one Batch and the runs of one Look.
 	MaxOps = 1024
 
+	// MaxGrain is the coarsest Look: one digest for 2^8 blocks, 1 MiB.
+	MaxGrain = 8
+
 	maxBlocks  = MaxBatch / model.BlockSize
 	maxMessage = MaxBatch + 64<<10
-	version    = 2
+	version    = 3
 )
 
 // errFrame: the peer sent something that is not a frame of this protocol, or is out of its bounds.

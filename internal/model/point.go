@@ -43,6 +43,8 @@ type Point struct {
 	DigestSeed  uint64      `json:"digest_seed"`
 	Disks       []PointDisk `json:"disks"`
 	DomainXML   string      `json:"domain_xml"` // inactive XML of the domain when the point was taken
+	// Seed says that it was made of the disks of a former primary, for the next point to build on. Nothing is started from it.
+	Seed bool `json:"seed,omitempty"`
 }
 
 // StagingDisk is one disk of a point that is being received.

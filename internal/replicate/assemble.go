@@ -52,7 +52,7 @@ func (a *assembler) take(ctx context.Context, u *unit) error {
 			return err
 		}
 	}
-	a.read += int64(u.n)
+	a.read += int64(u.read)
 	if whole, err := a.whole(ctx, u); whole || err != nil {
 		return err
 	}
@@ -60,15 +60,23 @@ func (a *assembler) take(ctx context.Context, u *unit) error {
 	for _, r := range u.runs {
 		for off, end := r.Offset, r.Offset+r.Length; off < end; off += model.BlockSize {
 			n := int(min(model.BlockSize, end-off))
-			if err := a.block(ctx, off, u.buf[at:at+n], u.source[block], u.was(block)); err != nil {
+			p := zeroBlock[:n]
+			if u.buf != nil {
+				p = u.buf[at : at+n]
+			}
+			if err := a.block(ctx, off, p, u.source[block], u.was(block)); err != nil {
 				return err
 			}
 			at, block = at+n, block+1
 		}
 	}
-	a.readBufs <- u.buf
+	if u.buf != nil {
+		a.readBufs <- u.buf
+	}
 	return nil
 }
+
+var zeroBlock [model.BlockSize]byte
 
 // was is the parent's digest of a block; without a parent all was zero.
 func (u *unit) was(block int) model.Digest {
@@ -86,6 +94,11 @@ func (a *assembler) whole(ctx context.Context, u *unit) (bool, error) {
 	for i, d := range u.source {
 		if d == (model.Digest{}) || d == u.was(i) {
 			return false, nil
+		}
+	}
+	for at, r := 0, u.runs[0]; at < u.n; at += model.BlockSize {
+		if err := a.judge(ctx, r.Offset+int64(at), u.buf[at:min(at+model.BlockSize, u.n)]); err != nil {
+			return false, err
 		}
 	}
 	if a.b != nil && len(a.b.Ops) > 0 {
@@ -106,11 +119,29 @@ func (a *assembler) whole(ctx context.Context, u *unit) (bool, error) {
 	return true, a.flush(ctx)
 }
 
+// judge counts a block that differs on the standby and was not written here.
+func (a *assembler) judge(ctx context.Context, off int64, p []byte) error {
+	if a.untouched == nil {
+		return nil
+	}
+	same, err := a.untouched(ctx, a.Target, off, p)
+	if err != nil {
+		return sourceFailure(err, a.Target, "comparing with the point that the VM came from")
+	}
+	if same {
+		a.lost += int64(len(p))
+	}
+	return nil
+}
+
 func (a *assembler) block(ctx context.Context, off int64, p []byte, is, was model.Digest) error {
 	if is == was {
 		return nil
 	}
 	a.changed += int64(len(p))
+	if err := a.judge(ctx, off, p); err != nil {
+		return err
+	}
 	run := model.Run{Offset: off, Length: int64(len(p))}
 	if is == (model.Digest{}) {
 		return a.op(ctx, link.OpZero, run)

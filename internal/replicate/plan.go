@@ -153,6 +153,8 @@ type unit struct {
 	runs   []model.Run
 	buf    []byte // the runs' bytes, one after the other
 	n      int    // bytes used of it
+	read   int    // bytes that are read for it
+	cell   *cell  // nil but in a resync
 	source []model.Digest
 	parent []model.Digest
 	asked  *link.Reply

@@ -36,7 +36,9 @@ type transfer struct {
 	lane     *Lane
 	shrink   *shrink
 	progress func(Progress)
-	compare  bool // with the parent point
+	// untouched is nil when nobody asks.
+	untouched Untouched
+	compare   bool // with the parent point, block by block
 
 	units   chan *unit // in order
 	toRead  chan *unit
@@ -51,6 +53,7 @@ type transfer struct {
 	wire    int64 // bytes on the wire before this disk
 	read    int64 // of the assembler's units
 	changed int64
+	lost    int64 // of it, what nobody wrote here
 	said    time.Time
 }
 
@@ -63,9 +66,9 @@ type batch struct {
 	ready chan struct{}
 }
 
-func newTransfer(s *link.Session, d *disk, l *Lane, sh *shrink, progress func(Progress)) *transfer {
+func newTransfer(s *link.Session, d *disk, l *Lane, sh *shrink, untouched Untouched, progress func(Progress)) *transfer {
 	t := &transfer{
-		disk: d, s: s, lane: l, shrink: sh, progress: progress, compare: d.Mode != model.ModeFull,
+		disk: d, s: s, untouched: untouched, lane: l, shrink: sh, progress: progress, compare: d.Mode == model.ModeDelta,
 		units: make(chan *unit, queue), toRead: make(chan *unit, unitsInFlight),
 		batches: make(chan *batch, batchesInFlight), toPack: make(chan *batch, batchesInFlight),
 		readBufs: make(chan []byte, unitsInFlight), batchBufs: make(chan []byte, batchesInFlight), packBufs: make(chan []byte, batchesInFlight),
@@ -118,6 +121,7 @@ func (t *transfer) run(ctx context.Context) (DiskStats, error) {
 	sent, received := t.s.Wire()
 	return DiskStats{
 		Target: t.Target, ReadBytes: t.read, ChangedBytes: t.changed + t.s.Cleared(t.index), SentBytes: sent + received - t.wire,
+		UnreplicatedBytes: t.lost,
 	}, err
 }
 
@@ -132,7 +136,11 @@ func (t *transfer) flow(ctx context.Context) error {
 	g.Go(func() error {
 		defer close(t.units)
 		defer close(t.toRead)
-		err := t.lay(ctx)
+		lay := t.lay
+		if t.Mode == model.ModeResync {
+			lay = t.layCells
+		}
+		err := lay(ctx)
 		t.planned = err == nil
 		return err
 	})
@@ -201,6 +209,7 @@ func (t *transfer) lay(ctx context.Context) error {
 
 func (t *transfer) launch(ctx context.Context, u *unit) error {
 	n := u.blocks()
+	u.read = u.n
 	u.source = make([]model.Digest, n)
 	if t.compare {
 		u.parent = make([]model.Digest, n)
@@ -222,6 +231,13 @@ func (t *transfer) launch(ctx context.Context, u *unit) error {
 func (t *transfer) fill(ctx context.Context) error {
 	seed := t.s.Seed()
 	for u := range t.toRead {
+		if u.cell != nil {
+			if err := t.fillCell(ctx, u); err != nil {
+				return err
+			}
+			close(u.ready)
+			continue
+		}
 		at, block := 0, 0
 		for _, r := range u.runs {
 			for r.Length > 0 {

@@ -66,6 +66,26 @@ func Blocks(seed uint64, p []byte, dst []model.Digest) {
 // Count is the number of blocks that n bytes take.
 func Count(n int64) int64 { return (n + model.BlockSize - 1) / model.BlockSize }
 
+// Fold gives one digest for neighbouring blocks: zero for zero blocks only, so that ranges can be compared before blocks
+// are. Blocks beyond the end of a disk may be left out at the end: they are zero.
+func Fold(seed uint64, ds []model.Digest) model.Digest {
+	for len(ds) > 0 && ds[len(ds)-1] == (model.Digest{}) {
+		ds = ds[:len(ds)-1]
+	}
+	if len(ds) == 0 {
+		return model.Digest{}
+	}
+	p := make([]byte, 0, len(ds)*Size)
+	for i := range ds {
+		p = append(p, ds[i][:]...)
+	}
+	d := model.Digest(xxh3.Hash128Seed(p, seed).Bytes())
+	if d == (model.Digest{}) {
+		return Substitute
+	}
+	return d
+}
+
 // State is the digest of a whole disk, kept block by block: the XOR over its non-zero blocks of a hash of (index,
 // digest). The order of changes does not matter and an unchanged block costs nothing, so it is kept in time proportional
 // to a delta; a disk of zeroes has the zero State whatever its size.
