@@ -31,7 +31,7 @@ func (s *Store) putHold(r *replica, vm model.VMRef, hold model.Hold) error {
 	if !validName(hold.Name) {
 		return model.Fail(model.InvalidArgument, nil, "%q cannot name a hold", hold.Name).WithVM(vm.Name)
 	}
-	if _, ok := r.find(hold.Point); !ok {
+	if p, ok := r.find(hold.Point); !ok || p.Seed {
 		return noPoint(vm, hold.Point)
 	}
 	holds, err := r.readHolds()
@@ -147,7 +147,7 @@ func (s *Store) Activate(ctx context.Context, vm model.VMRef, ref model.PointRef
 	}
 	defer r.leave()
 	p, ok := r.find(ref)
-	if !ok {
+	if !ok || p.Seed {
 		return nil, noPoint(vm, ref)
 	}
 	if err := s.putHold(r, vm, model.Hold{Name: name, Point: ref, Why: "a VM runs on it"}); err != nil {

@@ -71,12 +71,12 @@ func (s *Store) PruneTo(ctx context.Context, vm model.VMRef, rules retention.Rul
 
 // prune runs with the turn held. Without rules it only ends what was begun.
 func (s *Store) prune(ctx context.Context, r *replica, rules retention.Rules) (dropped []model.Seq, postponed string, err error) {
-	before := seqs(r.points)
+	before := seqs(visible(r.points))
 	begun, err := exists(r.home.plan())
 	if err != nil {
 		return nil, "", ioFailure(err, "looking for a plan in %s", r.home)
 	}
-	if !begun && (rules.Last == 0 || len(rules.Drop(dated(r.points))) == 0) {
+	if !begun && (rules.Last == 0 || len(toDrop(r.points, rules)) == 0) {
 		return nil, "", nil
 	}
 	if reason, err := r.inTheWay(); err != nil || reason != "" {
@@ -88,7 +88,7 @@ func (s *Store) prune(ctx context.Context, r *replica, rules retention.Rules) (d
 		err = s.runPlan(ctx, r)
 	}
 	if err == nil && rules.Last > 0 {
-		err = s.dropPoints(ctx, r, rules.Drop(dated(r.points)))
+		err = s.dropPoints(ctx, r, toDrop(r.points, rules))
 	}
 	for _, seq := range before {
 		if !slices.Contains(seqs(r.points), seq) {
@@ -104,6 +104,18 @@ func (s *Store) prune(ctx context.Context, r *replica, rules retention.Rules) (d
 		return dropped, "another process has an image of the chain open", nil
 	}
 	return dropped, "", ioFailure(err, "dropping old points of %s", r.chain.VM.Name).WithVM(r.chain.VM.Name)
+}
+
+// toDrop is what the rules drop, and seeds as soon as two points have followed: only the next one builds on them.
+func toDrop(points []model.Point, rules retention.Rules) []model.Seq {
+	drop := rules.Drop(dated(visible(points)))
+	for i, p := range points {
+		if p.Seed && i < len(points)-2 {
+			drop = append(drop, p.Seq)
+		}
+	}
+	slices.Sort(drop)
+	return drop
 }
 
 func seqs(points []model.Point) []model.Seq {

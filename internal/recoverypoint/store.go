@@ -391,7 +391,12 @@ func (s *Store) Points(ctx context.Context, vm model.VMRef) ([]model.Point, erro
 		}
 		return nil, err
 	}
-	return slices.Clone(v.points), nil
+	return visible(v.points), nil
+}
+
+// visible leaves seeds out: they are not the VM's.
+func visible(points []model.Point) []model.Point {
+	return slices.DeleteFunc(slices.Clone(points), func(p model.Point) bool { return p.Seed })
 }
 
 // Newest is the newest committed point of a VM; ok is false when there is none.
@@ -410,7 +415,7 @@ func (s *Store) Point(ctx context.Context, vm model.VMRef, ref model.PointRef) (
 		return model.Point{}, err
 	}
 	p, ok := v.find(ref)
-	if !ok {
+	if !ok || p.Seed {
 		return model.Point{}, noPoint(vm, ref)
 	}
 	return p, nil

@@ -191,3 +191,56 @@ func InUse(path string) (bool, error) {
 	}
 	return lock.Type != unix.F_UNLCK, nil
 }
+
+// Link is one image of a chain.
+type Link struct {
+	Path   string
+	Format model.DiskFormat
+	Size   int64 // virtual
+}
+
+// ErrGuess: an image names what lies below it without its format. It would have to be guessed, and nothing is.
+var ErrGuess = errors.New("qemuimg: the image does not say of which format the one below it is")
+
+// maxLinks bounds a chain.
+const maxLinks = 2 * model.MaxKeep
+
+// Chain lists an image of a format that is known and what lies below it, by the headers, top first. The headers must be of
+// our host: names in them are followed.
+func (t Tool) Chain(ctx context.Context, path string, format model.DiskFormat) ([]Link, error) {
+	var chain []Link
+	for path != "" {
+		if err := absolute(path); err != nil {
+			return nil, err
+		}
+		if len(chain) == maxLinks {
+			return nil, fmt.Errorf("qemuimg: %s lies on more than %d images", chain[0].Path, maxLinks)
+		}
+		out, err := t.run(ctx, "info", "--output=json", "-U", "-f", string(format), "--", path)
+		if err != nil {
+			return nil, err
+		}
+		var info struct {
+			Size    int64            `json:"virtual-size"`
+			Backing string           `json:"backing-filename"`
+			Full    string           `json:"full-backing-filename"`
+			Below   model.DiskFormat `json:"backing-filename-format"`
+		}
+		if err := json.Unmarshal(out, &info); err != nil {
+			return nil, fmt.Errorf("qemuimg: info of %s: %w", path, err)
+		}
+		chain = append(chain, Link{path, format, info.Size})
+		if info.Backing != "" && info.Below == "" {
+			return nil, fmt.Errorf("%w: %s", ErrGuess, path)
+		}
+		next := info.Full
+		if next == "" {
+			next = info.Backing
+		}
+		if next != "" && !filepath.IsAbs(next) {
+			next = filepath.Join(filepath.Dir(path), next)
+		}
+		path, format = next, info.Below
+	}
+	return chain, nil
+}
