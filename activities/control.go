@@ -5,15 +5,20 @@ import (
 	"time"
 
 	"understudy/internal/contract"
-	"understudy/internal/fence"
 	"understudy/internal/lease"
 	"understudy/internal/model"
 )
 
+// Power switches hosts off, and returns evidence that is younger than the call.
+type Power interface {
+	Off(ctx context.Context, host model.HostID, g model.Generation, now func() time.Time) (model.Evidence, error)
+	Check(ctx context.Context, host model.HostID) []model.Check
+}
+
 // Control holds the control plane's activities: the generation records and the power of hosts.
 type Control struct {
 	Records *lease.Records
-	Power   fence.Command
+	Power   Power
 	Now     func() time.Time
 }
 
@@ -25,6 +30,7 @@ func (c *Control) Register(r contract.Registry) {
 	contract.ReadRecord.Register(r, c.read)
 	contract.DropRecord.Register(r, c.drop)
 	contract.FencePower.Register(r, c.fence)
+	contract.FenceCheck.Register(r, c.fenceCheck)
 }
 
 func (c *Control) begin(ctx context.Context, in contract.PermitIn) (contract.RecordOut, error) {
@@ -66,4 +72,8 @@ func (c *Control) fence(ctx context.Context, in contract.FenceIn) (contract.Evid
 	}
 	ev, err := c.Power.Off(ctx, in.Host, in.Generation, c.Now)
 	return contract.EvidenceOut{Evidence: ev}, toWire(err)
+}
+
+func (c *Control) fenceCheck(ctx context.Context, in contract.FenceCheckIn) (contract.FenceCheckOut, error) {
+	return contract.FenceCheckOut{Checks: list(c.Power.Check(ctx, in.Host))}, nil
 }

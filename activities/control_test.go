@@ -2,6 +2,7 @@ package activities
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -29,7 +30,9 @@ func controlEnv(t *testing.T, fenceScript string) (*testsuite.TestActivityEnviro
 	require.NoError(t, err)
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestActivityEnvironment()
-	(&Control{Records: records, Power: fence.Command{Argv: []string{path}}, Now: time.Now}).Register(env)
+	power, err := fence.Open("", fence.Command{Argv: []string{path}}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	(&Control{Records: records, Power: power, Now: time.Now}).Register(env)
 	return env, calls
 }
 

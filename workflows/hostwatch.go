@@ -194,7 +194,7 @@ func (w *watch) listen(ctx workflow.Context) error {
 	return errors.Join( // registration only: these errors never carry a type
 		contract.QueryHost.Handle(ctx, func() (contract.HostWatchState, error) { return *w.st, nil }),
 		contract.UpdInspect.Handle(ctx, func(ctx workflow.Context, in contract.InspectIn) (contract.InspectOut, error) {
-			return askHost(ctx, w, contract.Inspect, in)
+			return w.inspect(ctx, in)
 		}, nil),
 		contract.UpdPoints.Handle(ctx, func(ctx workflow.Context, in contract.PointsIn) (contract.PointsOut, error) {
 			return askHost(ctx, w, contract.Points, in)
@@ -211,6 +211,21 @@ func askHost[In, Out any](ctx workflow.Context, w *watch, a contract.Activity[In
 	}
 	out, err := a.Execute(ctx, contract.HostQueue(w.host), "asked by a person", in)
 	return out, surface(err, "", w.host)
+}
+
+// inspect asks the host and, for the doctor, the fence devices that reach it: they hang on the control plane.
+func (w *watch) inspect(ctx workflow.Context, in contract.InspectIn) (contract.InspectOut, error) {
+	if !in.Doctor || w.st.Silent {
+		return askHost(ctx, w, contract.Inspect, in)
+	}
+	fence := contract.FenceCheck.Start(ctx, contract.ControlQueue, "do the fence devices answer?", contract.FenceCheckIn{Host: w.host})
+	out, err := askHost(ctx, w, contract.Inspect, in)
+	checks, fenceErr := fence.Get(ctx)
+	if fenceErr != nil {
+		checks.Checks = []model.Check{{Name: "fence", Detail: sentence(fenceErr), Try: "look at the log of `understudy server`"}}
+	}
+	out.Checks = append(out.Checks, checks.Checks...)
+	return out, err
 }
 
 func (w *watch) show(ctx workflow.Context) {

@@ -301,6 +301,16 @@ type FenceIn struct {
 	Attempt string       `json:"attempt"`
 }
 
+// FenceCheckIn asks whether the fence devices of a host can be used; nothing is switched.
+type FenceCheckIn struct {
+	Host model.HostID `json:"host"`
+}
+
+// FenceCheckOut is the answer, a line a device.
+type FenceCheckOut struct {
+	Checks []model.Check `json:"checks"`
+}
+
 // WitnessIn asks one agent whether it can reach another.
 type WitnessIn struct {
 	Host        model.HostID `json:"host"`
@@ -412,7 +422,8 @@ var (
 var (
 	Claim       = Activity[ClaimIn, RecordOut]{"claim", controlOptions(10, 5)}
 	Permit      = Activity[PermitIn, RecordOut]{"permit", controlOptions(10, 5)}
-	FencePower  = Activity[FenceIn, EvidenceOut]{"fence", controlOptions(40, 1)}
+	FencePower  = Activity[FenceIn, EvidenceOut]{"fence", controlOptions(85, 1)} // all levels of the host's devices
+	FenceCheck  = Activity[FenceCheckIn, FenceCheckOut]{"fence-check", controlOptions(60, 1)}
 	DropRecord  = Activity[Fence, None]{"drop-record", controlOptions(10, 5)}
 	ReadRecord  = Activity[Fence, RecordOut]{"read-record", controlOptions(10, 5)}
 	BeginRecord = Activity[PermitIn, RecordOut]{"begin-record", controlOptions(10, 5)} // generation 1 on the primary

@@ -22,6 +22,7 @@ type Options struct {
 	TemporalBinary  string
 	HealthListen    string
 	FenceCommand    []string
+	FenceConfig     string // file with the fence agents of each host
 	Webhook         WebhookOptions
 }
 
@@ -34,7 +35,7 @@ func Command() *cli.Command {
 and supervises the bundled single-node Temporal (SQLite file, Web UI) and restarts it when it dies.
 
 EXAMPLE
-   understudy server --data-dir /var/lib/understudy/server --fence-command "/usr/sbin/fence-hosts --profile rack1"
+   understudy server --data-dir /var/lib/understudy/server --fence-config /etc/understudy/fence.yaml
 
 EXIT STATUS
    0 ended by a signal, 1 failed, 20 Temporal unreachable, 64 usage`,
@@ -48,6 +49,7 @@ EXIT STATUS
 			&cli.StringFlag{Name: "temporal-binary", Usage: "path of understudy-temporal (default: beside this program, then PATH)"},
 			&cli.StringFlag{Name: "health-listen", Value: "127.0.0.1:7480", Usage: "address of /healthz and /metrics"},
 			&cli.StringFlag{Name: "fence-command", EnvVars: []string{"UNDERSTUDY_FENCE_COMMAND"}, Usage: "command called as `CMD` off HOST and CMD status HOST; off must mean powered off"},
+			&cli.StringFlag{Name: "fence-config", EnvVars: []string{"UNDERSTUDY_FENCE_CONFIG"}, Usage: "`FILE` with the fence agents (fence_ipmilan, fence_apc …) of each host; read again when it is used"},
 			&cli.StringFlag{Name: "webhook-listen", DefaultText: "off", Usage: "take alerts of monitoring on this `HOST:PORT` (POST /webhook/alertmanager, POST /webhook/crash)"},
 			&cli.StringFlag{Name: "webhook-token-file", Usage: "`FILE` with the bearer token that a sender must know; needed on anything but loopback"},
 			&cli.StringFlag{Name: "webhook-vm-label", Value: "understudy_vm", Usage: "label of an alert that names the VM; alerts without it are ignored"},
@@ -60,7 +62,7 @@ EXIT STATUS
 				DataDir: filepath.Clean(c.String("data-dir")), IP: c.String("ip"),
 				TemporalPort: c.Int("temporal-port"), UIPort: c.Int("ui-port"),
 				TemporalBinary: c.String("temporal-binary"), HealthListen: c.String("health-listen"),
-				FenceCommand: strings.Fields(c.String("fence-command")),
+				FenceCommand: strings.Fields(c.String("fence-command")), FenceConfig: c.String("fence-config"),
 				Webhook: WebhookOptions{
 					Listen: c.String("webhook-listen"), TokenFile: c.String("webhook-token-file"), VMLabel: c.String("webhook-vm-label"),
 					DryRun: c.Bool("webhook-dry-run"),

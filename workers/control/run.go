@@ -47,11 +47,13 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s := &server{o: o, log: log, control: &activities.Control{
-		Records: records, Power: fence.Command{Argv: o.FenceCommand}, Now: time.Now,
-	}}
-	if len(o.FenceCommand) == 0 {
-		log.Warn("no_fence_command", "meaning", "the power of a silent host cannot be cut: a person has to confirm that it is off before a VM is started elsewhere")
+	power, err := fence.Open(o.FenceConfig, fence.Command{Argv: o.FenceCommand}, log)
+	if err != nil {
+		return err
+	}
+	s := &server{o: o, log: log, control: &activities.Control{Records: records, Power: power, Now: time.Now}}
+	if !power.Configured() {
+		log.Warn("no_fence_device", "meaning", "the power of a silent host cannot be cut: a person has to confirm that it is off before a VM is started elsewhere")
 	}
 	return s.run(ctx)
 }

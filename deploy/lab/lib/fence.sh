@@ -36,9 +36,22 @@ verb_fence() {
   case $verb in
     # Under the lock, so that a host which is just starting is not taken for one that is off.
     off) with_lock "$LAB/$host/lock" power_off "$host" || die "$host does not die: a process of it hangs in the kernel"; echo off ;;
+    on) with_lock "$LAB/$host/lock" power_on "$host"; echo on ;;
     status) with_lock "$LAB/$host/lock" verb_power "$host" ;;
-    *) usage_error "fence off|status HOST" ;;
+    *) usage_error "fence on|off|status HOST" ;;
   esac
+}
+
+# The fence configuration of the server: a fence agent for each host. In place, because the control host has it mounted.
+write_fence_config() {
+  local h
+  {
+    echo "version: 1"
+    echo "hosts:"
+    for h in "${HOSTS[@]}"; do echo "  $h: {agent: /run/lab/fence_lab, options: {plug: $h}, timeout: 20s, retries: 1}"; done
+  } >"$LAB/fence.yaml.new"
+  cat "$LAB/fence.yaml.new" >"$LAB/fence.yaml"
+  rm "$LAB/fence.yaml.new"
 }
 
 verb_fence_fault() {

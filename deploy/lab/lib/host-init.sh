@@ -19,6 +19,9 @@ mounts() {
   if [[ $HOST == control ]]; then
     mkdir -p "$D/run/lab/bmc"
     mount --bind "$LAB/bmc" "$D/run/lab/bmc"
+    cp "$LAB/fence_lab" "$D/run/lab/fence_lab"
+    : >"$D/run/lab/fence.yaml"
+    mount --bind "$LAB/fence.yaml" "$D/run/lab/fence.yaml"
   fi
   mount --bind "$LAB/boot" "$D/lib-libvirt/boot"
   mount -o remount,bind,ro "$D/lib-libvirt/boot"
@@ -53,7 +56,7 @@ agent() {
 }
 
 server() {
-  UNDERSTUDY_FENCE_COMMAND=/run/lab/fence "$UNDERSTUDY" server --ip 10.77.0.1
+  UNDERSTUDY_FENCE_CONFIG=/run/lab/fence.yaml "$UNDERSTUDY" server --ip 10.77.0.1 --webhook-listen 127.0.0.1:7481
 }
 
 services() {

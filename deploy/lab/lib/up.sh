@@ -72,7 +72,8 @@ furnish() {
   # In place: hosts that run have it bind-mounted.
   cat "$LAB/hosts.new" >"$LAB/hosts"
   rm "$LAB/hosts.new"
-  cp "$LAB_BASE/lib/fence-client" "$LAB/fence-client"
+  cp "$LAB_BASE/lib/fence-client" "$LAB_BASE/lib/fence_lab" "$LAB/"
+  write_fence_config
 }
 
 verb_down() {
