@@ -71,6 +71,7 @@ func (p *protection) attempt(parent workflow.Context) error {
 		return err
 	}
 	p.learnCycle(ctx, c, sent, proved, p.due)
+	p.learnRescue(c, sent)
 	p.st.Points = proved.Points
 	p.commit(ctx, c.summary(sent, proved, p.st.InFlight.StartedAt, workflow.Now(ctx)))
 	p.settle(ctx)
@@ -97,8 +98,8 @@ func (p *protection) snapshot(ctx workflow.Context) (capture, error) {
 	}
 	p.show(ctx)
 	in := contract.SnapshotIn{
-		Fence: p.fence(), Seq: ref.Seq, Parent: p.parent(), Freeze: st.Policy.Freeze && !st.SkipFreeze,
-		ForceResync: st.ForceResync, RPO: p.rpo(ctx),
+		Fence: p.fence(), Seq: ref.Seq, Parent: p.base(), Freeze: st.Policy.Freeze && !st.SkipFreeze,
+		ForceResync: p.resyncReason(), RPO: p.rpo(ctx),
 	}
 	out, err := stage(p, ctx, contract.Snapshot, p.queue(st.Primary), fmt.Sprintf("point %d", ref.Seq), in)
 	if err != nil {
@@ -126,6 +127,7 @@ func (p *protection) replicate(ctx workflow.Context, c *capture) (contract.Repli
 	in := contract.ReplicateIn{
 		Fence: p.fence(), Point: c.Point, Parent: c.parent, Standby: p.st.Standby, LinkAddress: p.st.Links[string(p.st.Standby)],
 		Compression: p.compression(), MaxBandwidth: eff.MaxBandwidth, Tier: eff.Tier, RPO: eff.RPO,
+		From: p.cameFrom(c.parent),
 	}
 	summary := fmt.Sprintf("point %d, %s to look at", c.Point.Seq, size(c.DirtyBytes))
 	for round := 1; ; round++ {
@@ -205,7 +207,7 @@ func (p *protection) commit(ctx workflow.Context, s contract.PointSummary) {
 	}
 	st.InFlight, p.nextOrigin = nil, nil
 	p.looks, p.givenBack = 0, false
-	st.Reseed, st.ForceResync, st.SkipFreeze = "", "", false
+	st.Reseed, st.ForceResync, st.SkipFreeze, st.Seed = "", "", false, model.PointRef{}
 	st.Failures, st.LastError, st.RetryAt = 0, "", nil
 	st.Recent = keepNewest(append(st.Recent, s))
 	st.CycleTimes = keepNewest(append(st.CycleTimes, time.Duration(s.CycleMS*float64(time.Millisecond))))

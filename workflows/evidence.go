@@ -30,6 +30,9 @@ func (f *failover) prove(ctx workflow.Context) (string, error) {
 	if f.record.PermitHost == f.in.To {
 		return "the target holds the last permit itself", nil
 	}
+	if f.in.Planned != nil {
+		return f.surrenderPaused(ctx)
+	}
 	work, cancel := workflow.WithCancel(ctx)
 	defer cancel()
 	l := &ladder{f: f}

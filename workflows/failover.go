@@ -45,6 +45,7 @@ type failover struct {
 	undo   saga
 	points []contract.PointView
 	record model.Record
+	paused time.Time // of a switchover: when the order to pause was given
 }
 
 // FailoverVM takes a VM over. It answers its parent by signal, because the parent may have continued as new; its own
@@ -69,22 +70,24 @@ func FailoverVM(ctx workflow.Context, in contract.FailoverIn) (contract.Failover
 }
 
 func (f *failover) takeOver(ctx workflow.Context) error {
-	for _, s := range []struct {
-		name string
-		do   func(workflow.Context) (string, error)
-	}{
+	for _, s := range append(f.plannedSteps(), []takeoverStep{
 		{"elect", f.elect},
 		{"claim", f.claim},
 		{"seal", f.seal},
 		{"prove", f.prove},
 		{"permit", f.permit},
 		{"boot", f.boot},
-	} {
+	}...) {
 		if err := f.step(ctx, s.name, s.do); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+type takeoverStep struct {
+	name string
+	do   func(workflow.Context) (string, error)
 }
 
 // step runs one line of the timeline.
@@ -202,6 +205,7 @@ func (f *failover) startPoint(ctx workflow.Context) (string, error) {
 	}
 	err = f.step(ctx, "start", func(ctx workflow.Context) (string, error) {
 		_, err := contract.Start.Execute(ctx, queue, "start "+f.in.VM.Name, contract.StartIn{Fence: f.fence(), Point: point})
+		f.ran(ctx, err)
 		return "", err
 	})
 	if err != nil {

@@ -22,6 +22,9 @@ const (
 
 // startFailover hands the VM to the failover's own workflow, which outlives a continue-as-new and even the end of this one.
 func (p *protection) startFailover(ctx workflow.Context) {
+	if p.st.Trigger.Planned != nil && !p.drained(ctx) {
+		return
+	}
 	st, t := p.st, *p.st.Trigger
 	g := max(st.Claimed, st.Generation) + 1
 	st.Claimed = g
@@ -33,9 +36,10 @@ func (p *protection) startFailover(ctx workflow.Context) {
 	if t.Confirmed {
 		in.Confirmed = &model.Evidence{Kind: model.EvidencePerson, Generation: g, By: t.By, Detail: t.Reason, At: t.At}
 	}
+	planned := p.plan(&in, t, workflow.Now(ctx), p.compression())
 	id := contract.FailoverID(p.vm.UUID, g)
 	st.Failover = &contract.FailoverBrief{
-		WorkflowID: id, Generation: g, From: in.From, To: in.To, Reason: t.Reason, StartedAt: workflow.Now(ctx),
+		WorkflowID: id, Generation: g, From: in.From, To: in.To, Reason: t.Reason, StartedAt: workflow.Now(ctx), Planned: planned,
 	}
 	p.refresh(ctx)
 	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
@@ -111,6 +115,7 @@ func (p *protection) swapRoles(ctx workflow.Context, out contract.FailoverOut) {
 	st.Trigger, st.Off, st.TakeUp = nil, "", false
 	st.Failures, st.LastError = 0, ""
 	st.StandbyReady = false
+	p.moved(ctx, out)
 	p.stopFailing()
 	p.clear(contract.AlertVMDown, contract.AlertIOError, contract.AlertVMPaused, contract.AlertStandbyFull, contract.AlertFreezeFailed, contract.AlertCutOff)
 }

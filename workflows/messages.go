@@ -44,6 +44,7 @@ func (p *protection) inboxes(ctx workflow.Context) []inbox {
 		inboxOf(ctx, contract.SigHostRecovered, p.onRecovered),
 		inboxOf(ctx, contract.SigCrash, p.onCrash),
 		inboxOf(ctx, contract.SigChildFinished, p.onChildFinished),
+		inboxOf(ctx, contract.SigTestFinished, p.onTestFinished),
 		inboxOf(ctx, contract.SigForceCAN, func(workflow.Context, contract.None) { p.forceCAN = true }),
 	}
 }
@@ -89,6 +90,9 @@ func (p *protection) onVMEvent(ctx workflow.Context, in contract.VMEventIn) {
 	case model.EventIOError:
 		p.alert(ctx, contract.AlertIOError, "the VM is paused by a write error: "+in.Event.Detail, "virsh domblkerror "+p.vm.Name)
 	case model.EventPaused:
+		if p.switchingOver() {
+			return
+		}
 		p.alert(ctx, contract.AlertVMPaused, "the VM is paused: "+in.Event.Detail, "virsh resume "+p.vm.Name)
 	}
 }

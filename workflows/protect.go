@@ -55,6 +55,8 @@ type protection struct {
 	judging bool // the judge coroutine lives
 	blind   int  // looks that failed in a row
 
+	moveErr error // why the switchover that somebody asked for does not take place
+
 	unprotect *contract.UnprotectIn
 	retired   *contract.UnprotectOut
 }
@@ -127,6 +129,7 @@ func (p *protection) run(ctx workflow.Context) error {
 		case !p.st.StandbyReady:
 			p.prepareStandby(ctx)
 		default:
+			p.bootDue(ctx)
 			p.step(ctx)
 		}
 	}

@@ -23,6 +23,9 @@ func (p *protection) prepareStandby(ctx workflow.Context) {
 	if err == nil {
 		err = p.check(ctx)
 	}
+	if err == nil {
+		err = p.seed(ctx)
+	}
 	if err != nil {
 		p.blind++
 		p.backOff(ctx, p.blind+2)

@@ -38,7 +38,7 @@ func (p *protection) fire(ctx workflow.Context, t contract.FailoverTrigger) {
 	if p.failingOver() || !p.st.Accepted || p.unprotect != nil {
 		return
 	}
-	if old := p.st.Trigger; old == nil || t.Request {
+	if old := p.st.Trigger; old == nil || t.Request || old.Planned != nil { // a VM that is down is moved no more
 		p.st.Trigger = &t
 	} else if t.Silent {
 		old.Silent = true

@@ -20,6 +20,8 @@ func (p *protection) handleUpdates(ctx workflow.Context) error {
 		contract.UpdReplicateNow.Handle(ctx, p.replicateNow, p.validReplicateNow),
 		contract.UpdFailover.Handle(ctx, p.requestFailover, p.validFailover),
 		contract.UpdUnprotect.Handle(ctx, p.requestUnprotect, p.validUnprotect),
+		contract.UpdSwitchover.Handle(ctx, p.requestSwitchover, p.validSwitchover),
+		contract.UpdTestFailover.Handle(ctx, p.requestTest, p.validTest),
 	)
 }
 

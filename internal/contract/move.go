@@ -89,6 +89,7 @@ type TestFailoverIn struct {
 	Probes     []model.Probe    `json:"probes,omitempty"`
 	By         string           `json:"by"`
 	Scheduled  bool             `json:"scheduled,omitempty"`
+	At         time.Time        `json:"at"` // asked for
 	// Parent gets test-finished; empty for none.
 	Parent string `json:"parent,omitempty"`
 }
@@ -145,6 +146,9 @@ type TestRequestOut struct {
 	Number     int    `json:"number"`
 }
 
+// AlertTestFailed is raised by a test failover that did not pass, or took longer than the policy's RTO.
+const AlertTestFailed = "TestFailed"
+
 // TestFailoverName is the workflow of a test failover.
 const TestFailoverName = "TestFailoverVM"
 
@@ -167,3 +171,15 @@ var (
 	UpdTestFailover = Update[TestRequestIn, TestRequestOut]{"request-test-failover"}
 	SigTestFinished = Signal[TestResult]{"test-finished"}
 )
+
+// Unreplicated is the sum over the disks; -1 when nobody counted.
+func (o ReplicateOut) Unreplicated() int64 {
+	if !o.Compared {
+		return -1
+	}
+	var n int64
+	for _, d := range o.Disks {
+		n += d.UnreplicatedBytes
+	}
+	return n
+}

@@ -69,6 +69,7 @@ type FailoverBrief struct {
 	Outcome    string           `json:"outcome,omitempty"` // "done", "rolled back", "failed"
 	Error      string           `json:"error,omitempty"`
 	Result     *FailoverOut     `json:"result,omitempty"`
+	Planned    bool             `json:"planned,omitempty"` // a switchover
 }
 
 // Alert is a state a person should know of; raised and cleared by the workflow.
