@@ -46,9 +46,12 @@ func (h *Host) surrender(ctx context.Context, in contract.SurrenderIn) (contract
 }
 
 func (h *Host) stopCopy(ctx context.Context, in contract.SurrenderIn) error {
-	if in.Demote {
+	switch {
+	case in.Demote:
 		_, err := h.Restorer.Demote(ctx, in.VM)
 		return err
+	case in.Paused:
+		return h.Restorer.SurrenderPaused(ctx, in.VM, in.Attempt)
 	}
 	return h.Restorer.Surrender(ctx, in.VM)
 }

@@ -54,6 +54,13 @@ func (h *Host) Register(short, bulk contract.Registry) {
 	contract.Inspect.Register(short, h.inspect)
 	contract.Preflight.Register(short, h.preflight)
 
+	contract.PauseGuest.Register(short, h.pauseGuest)
+	contract.UnpauseGuest.Register(short, h.unpauseGuest)
+	contract.TestBoot.Register(short, h.testBoot)
+	contract.TestProbe.Register(short, h.testProbe)
+	contract.TestClean.Register(short, h.testClean)
+
+	contract.Seed.Register(bulk, h.seed)
 	contract.Replicate.Register(bulk, h.replicate)
 	contract.Verify.Register(bulk, h.verify)
 	contract.Prune.Register(bulk, h.prune)

@@ -9,6 +9,7 @@ import (
 	"understudy/internal/hypervisor"
 	"understudy/internal/lease"
 	"understudy/internal/model"
+	"understudy/internal/recoverypoint"
 	"understudy/internal/replicate"
 	"understudy/internal/restore"
 	"understudy/internal/snapshot"
@@ -92,6 +93,11 @@ type Store interface {
 	Remove(ctx context.Context, vm model.VMRef) error
 	BytesOnDisk(ctx context.Context, vm model.VMRef, p model.PointRef) (int64, error)
 	Usage() (free, total int64, err error)
+	// Fill stages a point from disks that a VM left on this host; IsSeed tells whether one was committed.
+	Fill(ctx context.Context, vm model.VMRef, p model.PointRef, left []recoverypoint.Left, progress func(done, total int64)) (int64, error)
+	IsSeed(ctx context.Context, vm model.VMRef, p model.PointRef) (bool, error)
+	// Was compares blocks with a point, the newest here.
+	Was(ctx context.Context, vm model.VMRef, p model.PointRef) (*recoverypoint.Was, error)
 }
 
 // Restorer is stage 5.
@@ -104,6 +110,15 @@ type Restorer interface {
 	TakeUp(ctx context.Context, vm model.VMRef) (started bool, err error)
 	Forget(vm model.VMRef) error
 	Demote(ctx context.Context, vm model.VMRef) (restore.Kept, error)
+	// LeftBehind are the disks that a demoted VM left here, and all images that are kept for rescue.
+	LeftBehind(vm model.VMRef) (disks []model.Disk, rescue []string, err error)
+	Pause(ctx context.Context, vm model.VMRef, attempt string, limit time.Duration) (time.Time, error)
+	Unpause(ctx context.Context, vm model.VMRef) error
+	// SurrenderPaused is Surrender of a copy that wrote nothing since Pause of that attempt.
+	SurrenderPaused(ctx context.Context, vm model.VMRef, attempt string) error
+	TestBoot(ctx context.Context, t restore.Test) (name string, at time.Time, err error)
+	TestProbe(ctx context.Context, t restore.Test) (restore.Answer, error)
+	TestClean(ctx context.Context, t restore.Test) error
 }
 
 // Domains is what preflight, seal and inspect ask of the hypervisor.

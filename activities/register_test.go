@@ -22,7 +22,16 @@ func (r recorder) RegisterActivityWithOptions(_ any, o activity.RegisterOptions)
 // handleNames reads the handles off the contract's source, so that a new one cannot be forgotten here.
 func handleNames(t *testing.T) []string {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), "../internal/contract/activities.go", nil, 0)
+	var names []string
+	for _, file := range []string{"activities.go", "move.go"} {
+		names = append(names, handleNamesOf(t, file)...)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func handleNamesOf(t *testing.T, file string) []string {
+	f, err := parser.ParseFile(token.NewFileSet(), "../internal/contract/"+file, nil, 0)
 	require.NoError(t, err)
 	var names []string
 	ast.Inspect(f, func(n ast.Node) bool {
@@ -41,7 +50,6 @@ func handleNames(t *testing.T) []string {
 		}
 		return true
 	})
-	slices.Sort(names)
 	return names
 }
 

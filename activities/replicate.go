@@ -40,9 +40,11 @@ func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (cont
 	var granted Granted
 	leave := sync.OnceFunc(func() { granted = share.Leave(looked) })
 	defer leave()
+	untouched, done := h.untouched(ctx, in)
+	defer done()
 	res, err := h.Link.Send(ctx, in.LinkAddress, taken.DomainXML, open, replicate.Request{
 		VM: in.VM, Point: in.Point, Parent: in.Parent, Capture: taken.TakenAt.UTC().Format(time.RFC3339Nano),
-		Disks: taken.Disks, Compression: in.Compression, MaxBandwidth: in.MaxBandwidth, Lane: share.Lane(),
+		Disks: taken.Disks, Compression: in.Compression, MaxBandwidth: in.MaxBandwidth, Lane: share.Lane(), Untouched: untouched,
 	}, func(p replicate.Progress) {
 		share.Progress(p)
 		b.set(wireProgress(p, h.Now().Sub(started)))
@@ -50,7 +52,7 @@ func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (cont
 	if err != nil {
 		return contract.ReplicateOut{}, err
 	}
-	out := contract.ReplicateOut{Disks: []contract.DiskStats{}, SentBytes: res.SentBytes, Took: res.Took, Resumed: res.Resumed}
+	out := contract.ReplicateOut{Disks: []contract.DiskStats{}, SentBytes: res.SentBytes, Took: res.Took, Resumed: res.Resumed, Compared: untouched != nil}
 	for _, d := range res.Disks {
 		out.Disks = append(out.Disks, contract.DiskStats(d))
 		looked += d.ReadBytes
@@ -63,9 +65,22 @@ func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (cont
 	return out, nil
 }
 
+// untouched tells blocks that were not written here since the VM came, by the digests of the point that it came with. Without
+// them nothing is counted: that is no reason to send nothing.
+func (h *Host) untouched(ctx context.Context, in contract.ReplicateIn) (replicate.Untouched, func()) {
+	if in.From.IsZero() {
+		return nil, func() {}
+	}
+	was, err := h.Store.Was(ctx, in.VM, in.From)
+	if err != nil {
+		return nil, func() {}
+	}
+	return was.Same, was.Close
+}
+
 func transferOf(in contract.ReplicateIn, disks []model.SnapshotDisk) Transfer {
 	t := Transfer{
-		VM: in.VM, Tier: in.Tier, RPO: in.RPO, Demand: in.Demand, Cap: in.MaxBandwidth, Disks: len(disks), Seed: in.Parent.IsZero(),
+		VM: in.VM, Tier: in.Tier, RPO: in.RPO, Demand: in.Demand, Cap: in.MaxBandwidth, Disks: len(disks), Seed: in.Parent.IsZero() || !in.From.IsZero(),
 	}
 	if t.Tier == "" {
 		t.Tier = model.DefaultPolicy().Tier

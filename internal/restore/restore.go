@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"understudy/internal/hypervisor"
@@ -25,6 +26,9 @@ type Hypervisor interface {
 	Destroy(ctx context.Context, uuid string) error
 	SetAutostart(ctx context.Context, uuid string, on bool) error
 	PingGuest(ctx context.Context, uuid string, timeout time.Duration) error
+	Suspend(ctx context.Context, uuid string) error
+	Resume(ctx context.Context, uuid string) error
+	Stats(ctx context.Context, q hypervisor.StatsQuery) ([]hypervisor.Stats, error)
 }
 
 // Points is what this stage asks of the store of recovery points.
@@ -54,6 +58,9 @@ type Restorer struct {
 	hv     Hypervisor
 	points Points
 	o      Options
+
+	pauses sync.Mutex // of pause records
+	tests  sync.Mutex // of test records
 }
 
 // New makes a Restorer.

@@ -87,6 +87,9 @@ func (r *Restorer) TakeUp(ctx context.Context, vm model.VMRef) (bool, error) {
 	if !model.ValidUUID(vm.UUID) {
 		return false, r.fail(model.InvalidArgument, vm, nil, "%q is not the UUID of a VM", vm.UUID)
 	}
+	if err := r.Unpause(ctx, vm); err != nil { // a switchover may have got no further than the pause
+		return false, err
+	}
 	var rec surrendered
 	if err := r.read(r.surrendered(vm.UUID), &rec); err != nil || rec.At.IsZero() {
 		return false, err
@@ -111,8 +114,10 @@ func (r *Restorer) Forget(vm model.VMRef) error {
 	if !model.ValidUUID(vm.UUID) {
 		return r.fail(model.InvalidArgument, vm, nil, "%q is not the UUID of a VM", vm.UUID)
 	}
-	if err := r.remove(r.surrendered(vm.UUID)); err != nil {
-		return err
+	for _, record := range []string{r.surrendered(vm.UUID), r.pauseOf(vm.UUID)} {
+		if err := r.remove(record); err != nil {
+			return err
+		}
 	}
 	return r.remove(r.restored(vm.UUID))
 }
@@ -121,6 +126,9 @@ func (r *Restorer) Forget(vm model.VMRef) error {
 // a file, its disks stay where they are as a rescue copy. Repeating it tells what was kept the first time.
 func (r *Restorer) Demote(ctx context.Context, vm model.VMRef) (Kept, error) {
 	if err := r.Surrender(ctx, vm); err != nil {
+		return Kept{}, err
+	}
+	if err := r.remove(r.pauseOf(vm.UUID)); err != nil {
 		return Kept{}, err
 	}
 	kept := Kept{VM: vm, Disks: []string{}}

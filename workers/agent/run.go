@@ -42,6 +42,9 @@ type agent struct {
 	out   *outbox
 	host  *activities.Host
 	self  *self
+
+	restorer *restore.Restorer
+	oldTests []restore.Test // left by a process before this one
 }
 
 // Run serves this host until ctx ends. It waits for Temporal and libvirtd and goes on when they go away.
@@ -68,6 +71,8 @@ func Run(ctx context.Context, opts Options, log *slog.Logger) error {
 	wg.Go(func() { a.watch.run(ctx) })
 	wg.Go(func() { a.share.run(ctx) })
 	wg.Go(func() { a.watch.events(ctx, a.hv.Events) })
+	wg.Go(func() { a.restorer.WatchPauses(ctx) })
+	wg.Go(func() { a.restorer.SweepTests(ctx, a.oldTests) })
 	log.Info("receiving", "address", a.self.address)
 
 	a.control(ctx, &wg)
@@ -139,10 +144,14 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	source := snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs})
 	a.watch.dirty = source.Dirty
 	a.self.watch = a.watch
+	a.restorer = restore.New(a.hv, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir})
+	if a.oldTests, err = a.restorer.Tests(); err != nil {
+		return nil, err
+	}
 	a.host = &activities.Host{
 		ID: opts.Host, Floors: floors, Link: links{}, Store: store{a.store}, Domains: a.hv, Watcher: a.watch, Self: a.self, Shares: a.share,
 		Snapshot: source,
-		Restorer: restore.New(a.hv, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir}),
+		Restorer: a.restorer,
 		Reserve:  max(opts.StoreReserve, 0), Now: time.Now,
 	}
 	return a, nil
