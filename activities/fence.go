@@ -84,12 +84,16 @@ const witnessLimit = 4 * time.Second
 func (h *Host) witness(ctx context.Context, in contract.WitnessIn) (contract.WitnessOut, error) {
 	ctx, cancel := context.WithTimeout(ctx, witnessLimit)
 	defer cancel()
+	began := time.Now()
 	got, err := h.Link.Ping(ctx, in.LinkAddress)
+	took := time.Since(began)
 	switch {
 	case err != nil:
 		return contract.WitnessOut{Detail: fmt.Sprintf("%s cannot reach %s at %q: %v", h.ID, in.Host, in.LinkAddress, err)}, nil
 	case got != in.Host:
 		return contract.WitnessOut{Detail: fmt.Sprintf("%s asked for %s at %q and %q answered", h.ID, in.Host, in.LinkAddress, got)}, nil
 	}
-	return contract.WitnessOut{Alive: true, Detail: fmt.Sprintf("the agent of %s answered %s", in.Host, h.ID)}, nil
+	return contract.WitnessOut{
+		Alive: true, Took: took, Detail: fmt.Sprintf("the agent of %s answered %s in %s", in.Host, h.ID, took.Round(time.Millisecond)),
+	}, nil
 }

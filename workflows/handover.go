@@ -117,7 +117,7 @@ func (p *protection) swapRoles(ctx workflow.Context, out contract.FailoverOut) {
 	st.StandbyReady = false
 	p.moved(ctx, out)
 	p.stopFailing()
-	p.clear(contract.AlertVMDown, contract.AlertIOError, contract.AlertVMPaused, contract.AlertStandbyFull, contract.AlertFreezeFailed, contract.AlertCutOff)
+	p.clear(contract.AlertVMDown, contract.AlertIOError, contract.AlertVMPaused, contract.AlertStandbyFull, contract.AlertFreezeFailed, contract.AlertCutOff, contract.AlertGuest)
 }
 
 // cameToNothing: nothing was started. Where the VM was not touched, protection goes on; where it is down or its host is

@@ -128,7 +128,7 @@ func (w *watch) silence(ctx workflow.Context, why string) {
 	}
 	now := workflow.Now(ctx)
 	w.st.Silent, w.st.Since = true, now
-	w.tell(ctx, contract.SigHostSuspect, w.st.Protections, contract.HostSignalIn{Host: w.host, At: now, Detail: why})
+	w.tell(ctx, contract.SigHostSuspect, w.st.Protections, contract.HostSignalIn{Host: w.host, At: now, Detail: why, Facts: &w.st.Facts})
 }
 
 // tell signals protections beside the loop; one that is gone is forgotten.
@@ -143,6 +143,18 @@ func (w *watch) tell(ctx workflow.Context, s contract.Signal[contract.HostSignal
 			}
 		})
 	}
+}
+
+// loadWords is how busy a host was, for a person who asks whether it is dead or slow.
+func loadWords(f *model.HostFacts) string {
+	if f == nil || f.Load == nil {
+		return ""
+	}
+	words := fmt.Sprintf("load %.1f on %d CPUs, CPU %.0f %%", f.Load.Load1, f.CPUs, 100*f.Load.CPU)
+	if f.Load.PressureIO >= 0 {
+		words += fmt.Sprintf(", waiting for disks %.0f %%", 100*f.Load.PressureIO)
+	}
+	return words
 }
 
 func (w *watch) detach(uuid string) {
@@ -160,7 +172,7 @@ func (w *watch) onAttach(ctx workflow.Context, in contract.AttachIn) {
 		w.st.Protections = slices.Insert(w.st.Protections, i, in.VMUUID)
 	}
 	if w.st.Silent {
-		w.tell(ctx, contract.SigHostSuspect, []string{in.VMUUID}, contract.HostSignalIn{Host: w.host, At: workflow.Now(ctx), Detail: "silent since " + w.st.Since.UTC().Format(time.RFC3339)})
+		w.tell(ctx, contract.SigHostSuspect, []string{in.VMUUID}, contract.HostSignalIn{Host: w.host, At: workflow.Now(ctx), Detail: "silent since " + w.st.Since.UTC().Format(time.RFC3339), Facts: &w.st.Facts})
 	}
 }
 

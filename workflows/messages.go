@@ -4,6 +4,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/mode"
 	"understudy/internal/model"
 )
 
@@ -80,20 +81,24 @@ func (p *protection) onVMEvent(ctx workflow.Context, in contract.VMEventIn) {
 	if in.Host != p.st.Primary {
 		return // a copy that is being started or stopped elsewhere
 	}
-	switch in.Event.Kind {
-	case model.EventCrashed, model.EventVanished:
+	if in.Event.Kind == model.EventIOError {
+		p.alert(ctx, contract.AlertIOError, "the storage of "+string(in.Host)+" fails the VM: "+in.Event.Detail, "virsh domblkerror "+p.vm.Name)
+	}
+	switch mode.OnEvent(in.Event) {
+	case mode.DeedRecover:
 		p.vmGone(ctx, in)
-	case model.EventStarted, model.EventResumed:
+	case mode.DeedBack:
 		p.vmIsBack(ctx)
-	case model.EventStopped:
+	case mode.DeedOff:
 		p.st.Off = "the VM was shut down"
-	case model.EventIOError:
-		p.alert(ctx, contract.AlertIOError, "the VM is paused by a write error: "+in.Event.Detail, "virsh domblkerror "+p.vm.Name)
-	case model.EventPaused:
+	case mode.DeedPaused:
 		if p.switchingOver() {
 			return
 		}
 		p.alert(ctx, contract.AlertVMPaused, "the VM is paused: "+in.Event.Detail, "virsh resume "+p.vm.Name)
+	case mode.DeedNote:
+		p.alert(ctx, contract.AlertGuest, "the guest "+string(in.Event.Kind)+": "+in.Event.Detail, "look at its console; understudy resume "+p.vm.Name+" clears this")
+	case mode.DeedStorage, mode.DeedNone:
 	}
 }
 
@@ -103,6 +108,7 @@ func (p *protection) vmIsBack(workflow.Context) {
 	p.clear(contract.AlertIOError, contract.AlertVMPaused, contract.AlertVMDown)
 	if t := p.st.Trigger; t != nil && !t.Request && !t.Silent {
 		p.st.Trigger = nil
+		p.st.Totals.FalseAlarms++ // it came back by itself before anything was done
 	}
 	if p.st.FailoverTries > 0 && !p.failingOver() {
 		p.stopFailing()
@@ -116,6 +122,7 @@ func (p *protection) onSuspect(ctx workflow.Context, in contract.HostSignalIn) {
 	p.st.HostSilent[string(in.Host)] = true
 	p.alert(ctx, silentAlert(in.Host), string(in.Host)+" is not heard: "+in.Detail, "understudy doctor --host "+string(in.Host))
 	if in.Host == p.st.Primary {
+		p.st.LastLoad = loadWords(in.Facts)
 		p.assumeWrites(ctx)
 	}
 	p.suspect(ctx)

@@ -110,7 +110,8 @@ func (p *protection) weigh(ctx workflow.Context, primary model.HostID) liveness.
 	in := contract.WitnessIn{Host: primary, LinkAddress: p.st.Links[string(primary)]}
 	out, err := contract.Witness.Execute(ctx, p.queue(p.st.Standby), "does it reach "+string(primary)+"?", in)
 	return liveness.Judge(liveness.Evidence{
-		HeartbeatLost: true, WitnessAsked: err == nil, WitnessAlive: out.Alive, WitnessDetail: out.Detail,
+		HeartbeatLost: true, WitnessAsked: err == nil, WitnessAlive: out.Alive, WitnessDetail: out.Detail, WitnessTook: out.Took,
+		Load: p.st.LastLoad,
 	})
 }
 

@@ -53,6 +53,7 @@ func (p *protection) pause(ctx workflow.Context, in contract.PauseIn) (contract.
 func (p *protection) resume(ctx workflow.Context, _ contract.ResumeIn) (contract.DescribeOut, error) {
 	p.st.Paused, p.st.RetryAt = nil, nil
 	p.stopFailing()
+	p.clear(contract.AlertGuest)
 	p.changed(ctx)
 	return p.describe(), nil
 }

@@ -323,6 +323,8 @@ type WitnessIn struct {
 type WitnessOut struct {
 	Alive  bool   `json:"alive"`
 	Detail string `json:"detail"`
+	// Took is how long the host needed to answer.
+	Took time.Duration `json:"took_ns,omitempty"`
 }
 
 // MaterializeIn makes bootable disks on top of a point.

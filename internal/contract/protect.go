@@ -51,7 +51,7 @@ type Totals struct {
 	SentBytes   int64         `json:"sent_bytes"`
 	MaxExposure time.Duration `json:"max_exposure_ns"`
 	Violations  int64         `json:"violations"`
-	FalseAlarms int64         `json:"false_alarms"` // a host fell silent for the control plane only
+	FalseAlarms int64         `json:"false_alarms"` // a host fell silent for the control plane only, or a VM that was told dead was back by itself
 	// Reseeds are points after the first that could not be a delta on every disk; VerifyFailures are copies whose proof failed.
 	Reseeds        int64 `json:"reseeds,omitempty"`
 	VerifyFailures int64 `json:"verify_failures,omitempty"`
@@ -107,6 +107,7 @@ type ProtectState struct {
 	Alerts       []Alert            `json:"alerts"`
 	Failover     *FailoverBrief     `json:"failover,omitempty"`
 	HostSilent   map[string]bool    `json:"host_silent,omitempty"`
+	LastLoad     string             `json:"last_load,omitempty"` // of the primary's host, when it fell silent
 	ForceResync  string             `json:"force_resync,omitempty"` // reason; the next cycle does not trust bitmaps
 
 	// Claimed is the highest generation ever claimed or burnt; the next takeover goes above it.
@@ -208,7 +209,8 @@ type HostSignalIn struct {
 	Host   model.HostID `json:"host"`
 	At     time.Time    `json:"at"`
 	Detail string       `json:"detail"`
-	// Facts come with host-recovered: the address of the receiver may have changed.
+	// Facts are the newest: with host-recovered the address of the receiver may have changed, with host-suspect they tell how
+	// busy the host was.
 	Facts *model.HostFacts `json:"facts,omitempty"`
 }
 

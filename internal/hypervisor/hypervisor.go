@@ -40,6 +40,7 @@ type Domain struct {
 	Reason     string // libvirt's word for why it is in this state: "crashed", "destroyed", "I/O error" …
 	Persistent bool
 	Autostart  bool
+	OnCrash    string // what libvirt does when the guest panics: "destroy", "restart", "preserve" …
 	Disks      []Disk // every <disk> of the domain, CD-ROMs and read-only ones too, in the order of the XML
 }
 

@@ -143,7 +143,22 @@ type Event struct {
 	Kind   EventKind `json:"kind"`
 	Detail string    `json:"detail"`
 	At     time.Time `json:"at"`
+	// Reason is libvirt's word for the cause of an I/O error: "enospc", or empty for every other one.
+	Reason string `json:"reason,omitempty"`
+	// Action is what became of the domain: "pause" or "report" for an I/O error; "none", "pause", "reset", "poweroff", "shutdown",
+	// "debug" or "inject-nmi" for a watchdog; "destroy", "restart" or "preserve" for a panic.
+	Action string `json:"action,omitempty"`
 }
+
+// Actions of an Event that decide what is done about it.
+const (
+	ActionPause    = "pause"
+	ActionReport   = "report"
+	ActionRestart  = "restart"
+	ActionPoweroff = "poweroff"
+	ActionShutdown = "shutdown"
+	ReasonNoSpace  = "enospc"
+)
 
 // EventKind is the class of an Event.
 type EventKind string
@@ -151,9 +166,11 @@ type EventKind string
 // Kinds.
 const (
 	EventStarted  EventKind = "started"
-	EventCrashed  EventKind = "crashed"  // QEMU died or the guest panicked: a failover trigger
+	EventCrashed  EventKind = "crashed"  // QEMU died: a failover trigger
+	EventPanicked EventKind = "panicked" // the guest's kernel said so (pvpanic): a trigger unless libvirt restarts it itself
+	EventWatchdog EventKind = "watchdog" // the guest did not feed its watchdog in time
 	EventStopped  EventKind = "stopped"  // shut down or destroyed on purpose
-	EventIOError  EventKind = "io-error" // paused by a write error
+	EventIOError  EventKind = "io-error" // the host's storage failed; Action says whether the guest is paused
 	EventPaused   EventKind = "paused"
 	EventResumed  EventKind = "resumed"
 	EventVanished EventKind = "vanished" // not running any more, and no event told of it (host reboot)

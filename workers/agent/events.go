@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"understudy/internal/contract"
@@ -49,9 +50,26 @@ func (w *watcher) events(ctx context.Context, subscribe func(ctx context.Context
 				in = nil
 				continue
 			}
-			w.happened(e, true)
+			w.happened(w.complete(ctx, e), true)
 		}
 	}
+}
+
+// complete adds to a panic what libvirt does about it: a guest that is restarted needs nobody. When libvirt does not answer
+// it counts as one that stays down.
+func (w *watcher) complete(ctx context.Context, e model.Event) model.Event {
+	if e.Kind != model.EventPanicked || e.Action != "" {
+		return e
+	}
+	ctx, cancel := context.WithTimeout(ctx, statsLimit)
+	defer cancel()
+	if d, err := w.hv.Domain(ctx, e.VM.UUID); err == nil {
+		e.Action = d.OnCrash
+		if _, rest, ok := strings.Cut(d.OnCrash, "coredump-"); ok {
+			e.Action = rest
+		}
+	}
+	return e
 }
 
 // compare tells of each VM served here whether it runs; false when libvirt could not be asked.
@@ -87,13 +105,19 @@ func (w *watcher) compare(ctx context.Context) bool {
 // the opposite before.
 func (e *entry) differs(d hypervisor.Domain, found bool) (model.Event, bool) {
 	switch {
+	case found && d.State == hypervisor.Crashed:
+		return model.Event{Kind: model.EventPanicked, Detail: d.Reason, Action: "preserve"}, !e.down
+	case found && d.State == hypervisor.Paused && d.Reason == "I/O error":
+		return model.Event{Kind: model.EventIOError, Detail: "it is paused by an I/O error", Reason: "unknown", Action: model.ActionPause}, true
+	case found && d.State == hypervisor.Paused && d.Reason == "watchdog":
+		return model.Event{Kind: model.EventWatchdog, Detail: "it is paused by its watchdog", Action: model.ActionPause}, true
 	case found && d.State.Active():
 		return model.Event{Kind: model.EventStarted, Detail: "it runs"}, true
 	case !e.Runs || e.down:
 		return model.Event{}, false
 	case !found:
 		return model.Event{Kind: model.EventVanished, Detail: "libvirt does not know it any more"}, true
-	case d.State == hypervisor.Crashed || d.Reason == "crashed":
+	case d.Reason == "crashed":
 		return model.Event{Kind: model.EventCrashed, Detail: d.Reason}, true
 	case slices.Contains(deliberate, d.Reason):
 		return model.Event{Kind: model.EventStopped, Detail: d.Reason}, true
@@ -107,6 +131,9 @@ func (w *watcher) happened(ev model.Event, seen bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e, ok := w.vms[ev.VM.UUID]
+	if ok && seen {
+		ev = e.byWatchdog(ev)
+	}
 	if ok && seen && (ev.Kind == model.EventStarted || ev.Kind == model.EventStopped || ev.Kind == model.EventCrashed) {
 		e.Meter.missing() // a QEMU ended: its last writes were not sampled
 	}
@@ -120,6 +147,15 @@ func (w *watcher) happened(ev model.Event, seen bool) {
 	switch ev.Kind {
 	case model.EventIOError:
 		key = "io-error/" + uuid // the pause that follows must not take its place
+	case model.EventWatchdog:
+		key = "watchdog/" + uuid // of the pause or stop that follows it is the cause
+	case model.EventPanicked:
+		if ev.Action == model.ActionRestart {
+			key = "panic/" + uuid // it is only said; the restart that follows must not take its place
+			break
+		}
+		e.down = true
+		m.done = func() { w.delivered(uuid) }
 	case model.EventStarted, model.EventResumed, model.EventPaused:
 		e.down = false
 		if !e.Runs {
@@ -127,14 +163,31 @@ func (w *watcher) happened(ev model.Event, seen bool) {
 			w.list.save(e)
 		}
 	case model.EventStopped, model.EventCrashed, model.EventVanished:
-		if e.down && w.out.holds(key) && ev.Kind != model.EventCrashed {
-			return // libvirt says "stopped" after "crashed", which still waits and matters more
+		if e.down && w.out.holds(key) && !strings.HasPrefix(ev.Detail, "the watchdog") {
+			return // libvirt says "stopped" or "crashed" after "panicked" or "crashed", which still waits and says more
 		}
 		e.down = true
 		// Until it is delivered the file says that the VM should run: an agent that dies now tells it again.
 		m.done = func() { w.delivered(uuid) }
 	}
 	w.out.put(key, m)
+}
+
+const watchdogHolds = time.Minute
+
+// byWatchdog makes a crash of the stop that a watchdog caused: nobody wanted it, though libvirt calls it a shutdown.
+func (e *entry) byWatchdog(ev model.Event) model.Event {
+	switch {
+	case ev.Kind == model.EventWatchdog && e.down && (ev.Action == model.ActionPoweroff || ev.Action == model.ActionShutdown):
+		ev.Kind, ev.Detail = model.EventCrashed, "the watchdog ended it" // events of two kinds have no order
+	case ev.Kind == model.EventWatchdog && (ev.Action == model.ActionPoweroff || ev.Action == model.ActionShutdown):
+		e.fired = ev.At
+	case ev.Kind == model.EventStopped && !e.fired.IsZero() && ev.At.Sub(e.fired) < watchdogHolds:
+		ev.Kind, ev.Detail, e.fired = model.EventCrashed, "the watchdog ended it: "+ev.Detail, time.Time{}
+	case ev.Kind == model.EventStarted:
+		e.fired = time.Time{}
+	}
+	return ev
 }
 
 func (w *watcher) delivered(uuid string) {

@@ -27,8 +27,9 @@ type entry struct {
 
 	budget budget
 	trend  trend
-	down   bool   // it is off; Runs follows when that was delivered
-	tell   string // why a signal is due that the budget held back; empty for none
+	down   bool      // it is off; Runs follows when that was delivered
+	fired  time.Time // its watchdog is about to end it
+	tell   string    // why a signal is due that the budget held back; empty for none
 	grown  grown
 	late   late
 }

@@ -5,6 +5,8 @@
 // but never a second writer: that is the business of seals and evidence of off, not of this package.
 package liveness
 
+import "time"
+
 // Evidence is what is known about the primary.
 type Evidence struct {
 	VMGone        string // the primary's own agent says that the VM crashed or vanished; what it said
@@ -13,6 +15,8 @@ type Evidence struct {
 	WitnessAsked  bool   // the standby's agent could be asked …
 	WitnessAlive  bool   // … and reaches the primary's agent
 	WitnessDetail string
+	WitnessTook   time.Duration // until the primary's agent answered the standby's
+	Load          string        // of the host when it was last heard; empty when nobody knows
 }
 
 // Verdict is the conclusion.
@@ -29,22 +33,35 @@ const (
 type Judgement struct {
 	Verdict Verdict
 	Host    bool // the host is thought dead, not only the VM
+	Slow    bool // it lives and is late: its load is what to look at, not its network
 	Reason  string
 }
+
+// slowAnswer of an agent that has nothing else to do than to answer.
+const slowAnswer = time.Second
 
 // Judge weighs the evidence.
 func Judge(e Evidence) Judgement {
 	switch {
 	case e.VMGone != "":
-		return Judgement{Dead, false, "the primary's agent reports: " + e.VMGone}
+		return Judgement{Verdict: Dead, Reason: "the primary's agent reports: " + e.VMGone}
 	case e.Reported != "":
-		return Judgement{Dead, e.HeartbeatLost, e.Reported}
+		return Judgement{Verdict: Dead, Host: e.HeartbeatLost, Reason: e.Reported}
 	case !e.HeartbeatLost:
-		return Judgement{Alive, false, "the control plane hears the host"}
+		return Judgement{Verdict: Alive, Reason: "the control plane hears the host"}
+	case e.WitnessAsked && e.WitnessAlive && e.WitnessTook >= slowAnswer:
+		return Judgement{Verdict: Alive, Slow: true, Reason: "the host is slow, not dead: " + e.WitnessDetail + loaded(e.Load)}
 	case e.WitnessAsked && e.WitnessAlive:
-		return Judgement{Alive, false, "the control plane does not hear the host, but the standby does: " + e.WitnessDetail}
+		return Judgement{Verdict: Alive, Reason: "the control plane does not hear the host, but the standby does: " + e.WitnessDetail + loaded(e.Load)}
 	case e.WitnessAsked:
-		return Judgement{Dead, true, "neither the control plane nor the standby hears the host: " + e.WitnessDetail}
+		return Judgement{Verdict: Dead, Host: true, Reason: "neither the control plane nor the standby hears the host: " + e.WitnessDetail + loaded(e.Load)}
 	}
-	return Judgement{Unknown, false, "the control plane hears neither the primary nor the standby; it may be cut off itself"}
+	return Judgement{Verdict: Unknown, Reason: "the control plane hears neither the primary nor the standby; it may be cut off itself"}
+}
+
+func loaded(load string) string {
+	if load == "" {
+		return ""
+	}
+	return " (when it was last heard: " + load + ")"
 }

@@ -2,6 +2,7 @@ package liveness
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -43,4 +44,17 @@ func TestLawNoSingleDetectorIsAVerdict(t *testing.T) {
 		}
 		require.False(t, j.Host && !e.HeartbeatLost, "a host that is heard is not thought dead")
 	})
+}
+
+func TestASlowHostIsToldFromADeadOne(t *testing.T) {
+	late := Evidence{HeartbeatLost: true, WitnessAsked: true, WitnessAlive: true, WitnessTook: 2 * time.Second, Load: "load 31.0 on 2 CPUs"}
+	j := Judge(late)
+	require.Equal(t, Alive, j.Verdict)
+	require.True(t, j.Slow)
+	require.Contains(t, j.Reason, "slow, not dead")
+	require.Contains(t, j.Reason, "load 31.0")
+	late.WitnessTook = 10 * time.Millisecond
+	require.False(t, Judge(late).Slow, "cut off from the control plane only")
+	late.WitnessAlive = false
+	require.Equal(t, Dead, Judge(late).Verdict)
 }

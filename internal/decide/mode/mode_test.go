@@ -103,3 +103,28 @@ func TestLawAPlanPutsOnlyTheFirstAlertOff(t *testing.T) {
 		require.Greater(t, LevelOnPlan(at+1, rpo, planned), level)
 	})
 }
+
+func TestEachEventHasOneDeed(t *testing.T) {
+	for _, c := range []struct {
+		e    model.Event
+		deed Deed
+		why  string
+	}{
+		{model.Event{Kind: model.EventCrashed}, DeedRecover, "QEMU died"},
+		{model.Event{Kind: model.EventVanished}, DeedRecover, "after a reboot of the host"},
+		{model.Event{Kind: model.EventPanicked, Action: "destroy"}, DeedRecover, "a panic is as good as a crash"},
+		{model.Event{Kind: model.EventPanicked}, DeedRecover, "nobody knows what libvirt does"},
+		{model.Event{Kind: model.EventPanicked, Action: "preserve"}, DeedRecover, "it is kept for a look, and does not serve"},
+		{model.Event{Kind: model.EventPanicked, Action: model.ActionRestart}, DeedNote, "libvirt restarts it"},
+		{model.Event{Kind: model.EventIOError, Action: model.ActionPause}, DeedRecover, "EIO, and the guest stands"},
+		{model.Event{Kind: model.EventIOError, Action: model.ActionPause, Reason: model.ReasonNoSpace}, DeedStorage, "a full disk needs room"},
+		{model.Event{Kind: model.EventIOError, Action: model.ActionPause, Reason: "unknown"}, DeedStorage, "the cause was not told"},
+		{model.Event{Kind: model.EventIOError, Action: model.ActionReport}, DeedStorage, "the guest was told and runs"},
+		{model.Event{Kind: model.EventWatchdog, Action: model.ActionPause}, DeedPaused, ""},
+		{model.Event{Kind: model.EventWatchdog, Action: "reset"}, DeedNote, "it boots again by itself"},
+		{model.Event{Kind: model.EventStopped}, DeedOff, ""},
+		{model.Event{Kind: model.EventResumed}, DeedBack, ""},
+	} {
+		require.Equal(t, c.deed, OnEvent(c.e), "%v: %s", c.e, c.why)
+	}
+}

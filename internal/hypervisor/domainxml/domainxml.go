@@ -24,6 +24,8 @@ type Domain struct {
 	UUID  string // lower case; empty when the XML leaves it to libvirt
 	Disks []hypervisor.Disk
 	Agent bool // has a channel for the QEMU guest agent
+	// OnCrash is what libvirt does when the guest panics.
+	OnCrash string
 }
 
 // Read parses any of libvirt's XML documents whose root is the element named. Document types are refused: entities have no
@@ -54,7 +56,10 @@ func Parse(xml string) (Domain, error) {
 	if err != nil {
 		return Domain{}, err
 	}
-	d := Domain{Name: text(root, "name"), UUID: strings.ToLower(text(root, "uuid"))}
+	d := Domain{Name: text(root, "name"), UUID: strings.ToLower(text(root, "uuid")), OnCrash: text(root, "on_crash")}
+	if d.OnCrash == "" {
+		d.OnCrash = "destroy" // libvirt's default
+	}
 	if d.Name == "" || strings.ContainsAny(d.Name, "/\n\x00") {
 		return Domain{}, model.Fail(model.InvalidArgument, nil, "the domain has no usable name")
 	}

@@ -18,8 +18,13 @@ type watcher struct {
 
 // tell queues an event for every receiver; the lock is held.
 func (h *Hypervisor) tell(d *domain, kind model.EventKind, detail string) {
+	h.told(d, model.Event{Kind: kind, Detail: detail})
+}
+
+func (h *Hypervisor) told(d *domain, e model.Event) {
+	e.VM, e.At = d.d.VM, time.Now().UTC()
 	for w := range h.watchers {
-		w.queue = append(w.queue, model.Event{VM: d.d.VM, Kind: kind, Detail: detail, At: time.Now().UTC()})
+		w.queue = append(w.queue, e)
 		w.poke()
 	}
 }

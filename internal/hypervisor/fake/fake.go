@@ -139,6 +139,58 @@ func (h *Hypervisor) Kill(uuid string) error {
 	return err
 }
 
+// Panic is what libvirt does and tells when the guest's kernel panics and the domain has a panic device.
+func (h *Hypervisor) Panic(uuid string) error {
+	h.mu.Lock()
+	d, err := h.active("panicking", uuid)
+	var j *job
+	if err == nil {
+		h.told(d, model.Event{Kind: model.EventPanicked, Detail: "panicked"})
+		switch d.d.OnCrash {
+		case "preserve", "coredump-preserve":
+			d.d.State, d.d.Reason = hypervisor.Crashed, "panicked"
+		case "restart", "coredump-restart":
+			h.tell(d, model.EventResumed, "unpaused")
+		default:
+			j = h.end(d, "crashed", false)
+			h.tell(d, model.EventCrashed, "crashed")
+		}
+	}
+	h.mu.Unlock()
+	j.stop()
+	return err
+}
+
+// Watchdog is a watchdog device of the domain that fires.
+func (h *Hypervisor) Watchdog(uuid, action string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.active("firing the watchdog of", uuid)
+	if err != nil {
+		return err
+	}
+	h.told(d, model.Event{Kind: model.EventWatchdog, Detail: "the watchdog fired: " + action, Action: action})
+	if action == model.ActionPause {
+		d.d.State, d.d.Reason = hypervisor.Paused, "watchdog"
+		h.tell(d, model.EventPaused, "watchdog")
+	}
+	return nil
+}
+
+// IOError fails a write of the domain's disk as the host's storage would: the guest is paused.
+func (h *Hypervisor) IOError(uuid, target, reason string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.active("failing a write of", uuid)
+	if err != nil {
+		return err
+	}
+	d.d.State, d.d.Reason = hypervisor.Paused, "I/O error"
+	h.told(d, model.Event{Kind: model.EventIOError, Detail: "write error on " + target, Reason: reason, Action: model.ActionPause})
+	h.tell(d, model.EventPaused, "I/O error")
+	return nil
+}
+
 // Emit delivers an event as if libvirt had told it.
 func (h *Hypervisor) Emit(uuid string, kind model.EventKind, detail string) {
 	h.mu.Lock()
@@ -314,7 +366,7 @@ func (h *Hypervisor) Define(ctx context.Context, xml string) (hypervisor.Domain,
 		h.order = append(h.order, parsed.UUID)
 	}
 	d.d.VM = model.VMRef{Name: parsed.Name, UUID: parsed.UUID}
-	d.d.Persistent, d.xml, d.hasAgent = true, xml, parsed.Agent
+	d.d.Persistent, d.xml, d.hasAgent, d.d.OnCrash = true, xml, parsed.Agent, parsed.OnCrash
 	if !d.d.State.Active() {
 		d.d.Disks = parsed.Disks
 	}

@@ -28,6 +28,8 @@ func TestTheFakeIsAHypervisor(t *testing.T) {
 			require.NoError(t, h.Write(vm.UUID, target, bytes.Repeat([]byte{pattern}, int(length)), off))
 		},
 		KillQEMU:      func(t testing.TB, vm model.VMRef) { require.NoError(t, h.Kill(vm.UUID)) },
+		Panic:         func(t testing.TB, vm model.VMRef) { require.NoError(t, h.Panic(vm.UUID)) },
+		Watchdog:      func(t testing.TB, vm model.VMRef, action string) { require.NoError(t, h.Watchdog(vm.UUID, action)) },
 		RestartDaemon: func(testing.TB) { h.Reconnect() },
 	})
 }

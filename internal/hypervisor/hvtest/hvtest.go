@@ -28,6 +28,9 @@ type Setup struct {
 	Write func(t testing.TB, vm model.VMRef, target string, pattern byte, off, length int64)
 	// KillQEMU ends a domain's QEMU as kill -9 does.
 	KillQEMU func(t testing.TB, vm model.VMRef)
+	// Panic is a guest's kernel panic, Watchdog the end of a watchdog's time, of a domain with such devices.
+	Panic    func(t testing.TB, vm model.VMRef)
+	Watchdog func(t testing.TB, vm model.VMRef, action string)
 	// RestartDaemon is a crash and restart of libvirtd.
 	RestartDaemon func(t testing.TB)
 	// StopDaemon freezes libvirtd until cont is called; nil when there is nothing to freeze.
@@ -63,6 +66,8 @@ func Run(t *testing.T, s Setup) {
 		{"WhatIsNotThereIsNotFound", missing},
 		{"AFreezeWithoutAGuestAgentFailsAndLeavesNothing", freeze},
 		{"CountersGrowWithWrites", counters},
+		{"APanicIsToldAndWhatBecameOfTheGuest", panics},
+		{"AWatchdogThatFiresIsToldWithItsAction", watchdogs},
 		{"EventsAndCallsGoOnAfterLibvirtdRestarts", restart},
 		{"AHungLibvirtdHoldsNobodyBeyondTheirContext", hung},
 	} {
@@ -235,6 +240,14 @@ func (s *suite) state(vm model.VMRef) hypervisor.Domain {
 	s.T.Helper()
 	d, err := s.HV.Domain(s.ctx(), vm.UUID)
 	require.NoError(s.T, err)
+	return d
+}
+
+// until waits for a state: libvirt tells of some changes before it makes them.
+func (s *suite) until(vm model.VMRef, want hypervisor.State) hypervisor.Domain {
+	s.T.Helper()
+	var d hypervisor.Domain
+	require.Eventually(s.T, func() bool { d = s.state(vm); return d.State == want }, time.Minute, 50*time.Millisecond)
 	return d
 }
 

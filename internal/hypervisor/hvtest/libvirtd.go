@@ -193,6 +193,19 @@ func (l *Libvirtd) CreateImage(t testing.TB, path string, format model.DiskForma
 	require.NoError(t, err, string(out))
 }
 
+// Out writes a byte to an I/O port of a running domain, as its guest would.
+func (l *Libvirtd) Out(t testing.TB, name string, port, value int) {
+	t.Helper()
+	rpc, err := l.connect()
+	require.NoError(t, err)
+	defer func() { _ = rpc.Disconnect() }()
+	dom, err := rpc.DomainLookupByName(name)
+	require.NoError(t, err)
+	const hmp = 1 // VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+	_, err = rpc.QEMUDomainMonitorCommand(dom, fmt.Sprintf("o /b 0x%x 0x%x", port, value), hmp)
+	require.NoError(t, err)
+}
+
 // Write writes to a running domain's disk as its guest would, through QEMU's monitor. The disk must be a virtio one.
 func (l *Libvirtd) Write(t testing.TB, name, target string, pattern byte, off, length int64) {
 	t.Helper()

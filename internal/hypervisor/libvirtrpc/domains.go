@@ -146,7 +146,7 @@ func describe(l *libvirt.Libvirt, dom libvirt.Domain, sizes map[string]size) (hy
 	if err != nil {
 		return d, err
 	}
-	d.Disks = parsed.Disks
+	d.Disks, d.OnCrash = parsed.Disks, parsed.OnCrash
 	for i := range d.Disks {
 		if err := measure(l, dom, &d.Disks[i], sizes); err != nil {
 			return d, err

@@ -81,6 +81,11 @@ func (c *Client) listen(ctx context.Context, reconnected func(), out chan<- mode
 		return false, err
 	}
 	defer end(ioErrors)
+	watchdogs, err := k.rpc.SubscribeEvents(subscribed, libvirt.DomainEventIDWatchdog, nil)
+	if err != nil {
+		return false, err
+	}
+	defer end(watchdogs)
 	if !stop() {
 		return false, fmt.Errorf("libvirtd did not take the subscriptions: %w", context.Cause(setup))
 	}
@@ -93,6 +98,7 @@ func (c *Client) listen(ctx context.Context, reconnected func(), out chan<- mode
 		select {
 		case raw, ok = <-lifecycle:
 		case raw, ok = <-ioErrors:
+		case raw, ok = <-watchdogs:
 		case <-k.sock.dead:
 			return true, errLost
 		case <-ctx.Done():
@@ -121,30 +127,47 @@ func translate(raw any) (e model.Event, told bool) {
 		kind, detail, ok := lifecycleKind(libvirt.DomainEventType(m.Msg.Event), m.Msg.Detail)
 		return model.Event{VM: ref(m.Msg.Dom), Kind: kind, Detail: detail}, ok
 	case *libvirt.DomainEventCallbackIOErrorReasonMsg:
-		if libvirt.DomainEventIOErrorAction(m.Msg.Action) != libvirt.DomainEventIoErrorPause {
-			return e, false // the guest was told, and runs on
-		}
-		return model.Event{VM: ref(m.Msg.Dom), Kind: model.EventIOError, Detail: fmt.Sprintf("%s on %s", m.Msg.Reason, m.Msg.SrcPath)}, true
+		return ioError(m.Msg), true
+	case *libvirt.DomainEventCallbackWatchdogMsg:
+		action := pick(m.Msg.Action, "none", model.ActionPause, "reset", model.ActionPoweroff, model.ActionShutdown, "debug", "inject-nmi")
+		return model.Event{VM: ref(m.Msg.Dom), Kind: model.EventWatchdog, Detail: "the watchdog fired: " + action, Action: action}, true
 	}
 	return e, false
 }
 
-func lifecycleKind(event libvirt.DomainEventType, detail int32) (model.EventKind, string, bool) {
-	word := func(words ...string) string {
-		if detail >= 0 && int(detail) < len(words) {
-			return words[detail]
-		}
-		return fmt.Sprintf("detail %d", detail)
+// ioError keeps the one reason that libvirt tells apart: no space. Without a pause the guest was told, and runs on.
+func ioError(m libvirt.DomainEventIOErrorReasonMsg) model.Event {
+	e := model.Event{VM: ref(m.Dom), Kind: model.EventIOError, Reason: m.Reason, Action: "none"}
+	switch libvirt.DomainEventIOErrorAction(m.Action) {
+	case libvirt.DomainEventIoErrorPause:
+		e.Action = model.ActionPause
+	case libvirt.DomainEventIoErrorReport:
+		e.Action = model.ActionReport
 	}
+	what := "I/O error"
+	if m.Reason == model.ReasonNoSpace {
+		what = "no space left"
+	}
+	e.Detail = what + " on " + m.SrcPath
+	return e
+}
+
+// pick is the word of a number.
+func pick(n int32, words ...string) string {
+	if n >= 0 && int(n) < len(words) {
+		return words[n]
+	}
+	return fmt.Sprintf("detail %d", n)
+}
+
+func lifecycleKind(event libvirt.DomainEventType, detail int32) (model.EventKind, string, bool) {
+	word := func(words ...string) string { return pick(detail, words...) }
 	switch event {
 	case libvirt.DomainEventStarted:
 		return model.EventStarted, word("booted", "migrated", "restored", "from snapshot", "wakeup", "recreated"), true
 	case libvirt.DomainEventSuspended:
-		detailWord := word("paused", "migrated", "I/O error", "watchdog", "restored", "from snapshot", "api error", "post-copy", "post-copy failed")
-		if libvirt.DomainEventSuspendedDetailType(detail) == libvirt.DomainEventSuspendedIoerror {
-			return model.EventIOError, detailWord, true
-		}
-		return model.EventPaused, detailWord, true
+		// The cause of an I/O error comes with an event of its own.
+		return model.EventPaused, word("paused", "migrated", "I/O error", "watchdog", "restored", "from snapshot", "api error", "post-copy", "post-copy failed"), true
 	case libvirt.DomainEventPmsuspended:
 		return model.EventPaused, "suspended by the guest", true
 	case libvirt.DomainEventResumed:
@@ -157,7 +180,7 @@ func lifecycleKind(event libvirt.DomainEventType, detail int32) (model.EventKind
 		}
 		return model.EventStopped, detailWord, true
 	case libvirt.DomainEventCrashed:
-		return model.EventCrashed, word("panicked", "crashloaded"), true
+		return model.EventPanicked, word("panicked", "crashloaded"), true
 	}
 	return "", "", false
 }

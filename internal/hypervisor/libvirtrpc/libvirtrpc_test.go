@@ -30,6 +30,8 @@ func TestLibvirtIsAHypervisor(t *testing.T) {
 			l.Write(t, vm.Name, target, pattern, off, length)
 		},
 		KillQEMU:      func(t testing.TB, vm model.VMRef) { l.KillQEMU(t, vm.Name) },
+		Panic:         func(t testing.TB, vm model.VMRef) { l.Out(t, vm.Name, 0x505, 1) },            // of the ISA panic device
+		Watchdog:      func(t testing.TB, vm model.VMRef, _ string) { l.Out(t, vm.Name, 0x443, 15) }, // of an ib700: no time left
 		RestartDaemon: l.Restart,
 		StopDaemon:    l.Stop,
 	})
