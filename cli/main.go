@@ -41,6 +41,8 @@ type service interface {
 	SetPolicy(context.Context, model.VMRef, model.Policy) (contract.DescribeOut, error)
 	ReplicateNow(context.Context, model.VMRef, contract.ReplicateNowIn) (contract.PointSummary, error)
 	RequestFailover(context.Context, model.VMRef, contract.FailoverRequestIn) (contract.FailoverRequestOut, error)
+	RequestSwitchover(context.Context, model.VMRef, contract.SwitchoverRequestIn) (contract.FailoverRequestOut, error)
+	RequestTestFailover(context.Context, model.VMRef, contract.TestRequestIn) (contract.TestRequestOut, error)
 	FailoverTimeline(ctx context.Context, vm model.VMRef, workflowID string) (contract.FailoverOut, error)
 	Unprotect(context.Context, model.VMRef, contract.UnprotectIn) (contract.UnprotectOut, error)
 	Progress(context.Context, model.VMRef) (*contract.ReplicateProgress, error)
@@ -105,7 +107,7 @@ EXAMPLE
 		OnUsageError:   usage,
 		Commands: append([]*cli.Command{
 			e.protectCommand(), e.unprotectCommand(), e.statusCommand(), e.pointsCommand(), e.syncCommand(), e.pauseCommand(),
-			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.doctorCommand(), e.completionCommand(), e.versionCommand(),
+			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.switchoverCommand(), e.failbackCommand(), e.testFailoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.doctorCommand(), e.completionCommand(), e.versionCommand(),
 		}, processes...),
 	}
 	for _, c := range processes {

@@ -95,12 +95,26 @@ func story(c *call, v protectionView) error {
 	if v.LastError != "" {
 		fmt.Fprintf(&b, "last error: %s\n", v.LastError)
 	}
+	if t := v.LastTest; t != nil {
+		result := fmt.Sprintf("passed, %s after %s", t.Answered, ui.Duration(seconds(t.RTO)))
+		if !t.Passed {
+			result = "FAILED: " + t.Error
+		}
+		fmt.Fprintf(&b, "last test failover: point %d on %s, %s ago: %s\n", t.Seq, t.Host, ui.Duration(max(0, now.Sub(t.StartedAt))), result)
+	}
+	if r := v.Rescue; r != nil && r.Unreplicated != nil && *r.Unreplicated > 0 {
+		fmt.Fprintf(&b, "rescue copy on %s: %s that were in no point, in %s\n", r.Host, ui.Bytes(*r.Unreplicated), strings.Join(r.Disks, ", "))
+	}
 	if f := v.Failover; f != nil {
 		outcome := f.Outcome
 		if outcome == "" {
 			outcome = "running"
 		}
-		fmt.Fprintf(&b, "failover to generation %d, %s to %s: %s (%s)\n", f.Generation, f.From, f.To, outcome, f.Reason)
+		what := "failover"
+		if f.Planned {
+			what = "switchover"
+		}
+		fmt.Fprintf(&b, "%s to generation %d, %s to %s: %s (%s)\n", what, f.Generation, f.From, f.To, outcome, f.Reason)
 		if f.Error != "" {
 			fmt.Fprintf(&b, "  %s\n", f.Error)
 		}

@@ -34,6 +34,18 @@ type protectionView struct {
 	LastError string        `json:"last_error,omitempty"`
 	InFlight  *inFlightView `json:"in_flight,omitempty"`
 	Totals    totalsView    `json:"totals"`
+
+	LastTest *testView   `json:"last_test"`       // of the test failovers
+	Tests    []testView  `json:"tests,omitempty"` // newest last
+	Rescue   *rescueView `json:"rescue,omitempty"`
+}
+
+// rescueView is what the VM's former host keeps of it.
+type rescueView struct {
+	Host         model.HostID `json:"host"`
+	Disks        []string     `json:"disks"`
+	Since        time.Time    `json:"since"`
+	Unreplicated *int64       `json:"unreplicated_bytes"` // null while it is not known
 }
 
 type rpoView struct {
@@ -119,6 +131,8 @@ type failoverView struct {
 	Steps       []stepView      `json:"steps"`
 	Undone      []string        `json:"undone,omitempty"`
 	UndoFailed  []string        `json:"undo_failed,omitempty"`
+	Planned     bool            `json:"planned,omitempty"`    // a switchover
+	Downtime    float64         `json:"downtime_s,omitempty"` // of it: nothing ran
 }
 
 type stepView struct {
@@ -159,6 +173,18 @@ func viewOf(d contract.DescribeOut, now time.Time) protectionView {
 	if st.Failover != nil {
 		f := failoverOf(*st.Failover)
 		v.Failover = &f
+	}
+	for _, r := range st.Tests {
+		v.Tests = append(v.Tests, testOf(r))
+	}
+	if n := len(v.Tests); n > 0 {
+		v.LastTest = &v.Tests[n-1]
+	}
+	if r := st.Rescue; r != nil && len(r.Disks) > 0 {
+		v.Rescue = &rescueView{Host: r.Host, Disks: r.Disks, Since: r.Since}
+		if r.Unreplicated >= 0 {
+			v.Rescue.Unreplicated = &r.Unreplicated
+		}
 	}
 	for _, a := range st.Alerts {
 		v.Alerts = append(v.Alerts, alertView(a))
@@ -206,9 +232,11 @@ func failoverOf(f contract.FailoverBrief) failoverView {
 	v := failoverView{
 		WorkflowID: f.WorkflowID, Generation: uint64(f.Generation), From: f.From, To: f.To, Reason: f.Reason, StartedAt: f.StartedAt,
 		EndedAt: f.EndedAt, Outcome: f.Outcome, Error: f.Error, Steps: []stepView{},
+		Planned: f.Planned,
 	}
 	if r := f.Result; r != nil {
 		v.Evidence, v.ErrorType, v.Undone, v.UndoFailed = r.Evidence, r.ErrorType, r.Undone, r.UndoFailed
+		v.Downtime = r.Downtime.Seconds()
 		if r.Point.Seq != 0 {
 			v.Point = briefOf(r.Point)
 		}
