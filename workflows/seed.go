@@ -33,7 +33,7 @@ func (p *protection) seed(ctx workflow.Context) error {
 	switch {
 	case errors.Is(err, errInterrupted):
 		return err
-	case unclear(err):
+	case err != nil && unclear(err):
 		return fmt.Errorf("the disks that the VM left there could not be looked at: %w", err)
 	case err != nil:
 		p.log.Warn("the first point is a full copy", "standby", st.Standby, "error", err)

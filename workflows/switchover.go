@@ -98,7 +98,7 @@ func (f *failover) surrenderPaused(ctx workflow.Context) (string, error) {
 	from := f.in.From
 	in := contract.SurrenderIn{Fence: f.fence(), Attempt: f.id, Paused: true}
 	out, err := contract.Surrender.Execute(ctx, contract.HostQueue(from), string(from)+" gives it up", in)
-	if unclear(err) && ctx.Err() == nil {
+	if err != nil && unclear(err) && ctx.Err() == nil {
 		out, err = contract.Surrender.Execute(ctx, contract.HostQueue(from), string(from)+" gives it up", in)
 	}
 	if err != nil {
