@@ -93,9 +93,10 @@ type Store interface {
 	Remove(ctx context.Context, vm model.VMRef) error
 	BytesOnDisk(ctx context.Context, vm model.VMRef, p model.PointRef) (int64, error)
 	Usage() (free, total int64, err error)
-	// Fill stages a point from disks that a VM left on this host; IsSeed tells whether one was committed.
+	// Fill stages a point from disks that a VM left on this host; SeedOf is the one that the next point of a
+	// generation builds on.
 	Fill(ctx context.Context, vm model.VMRef, p model.PointRef, left []recoverypoint.Left, progress func(done, total int64)) (int64, error)
-	IsSeed(ctx context.Context, vm model.VMRef, p model.PointRef) (bool, error)
+	SeedOf(ctx context.Context, vm model.VMRef, g model.Generation) (model.PointRef, error)
 	// Was compares blocks with a point, the newest here.
 	Was(ctx context.Context, vm model.VMRef, p model.PointRef) (*recoverypoint.Was, error)
 }

@@ -31,8 +31,9 @@ func (h *Host) makeSeed(ctx context.Context, in contract.SeedIn, b *beat) (contr
 		out.Skipped = why
 		return out, nil
 	}
-	if done, err := h.Store.IsSeed(ctx, in.VM, in.Point); err != nil || done {
-		out.Seeded = done
+	// One whose answer was lost has another number, and is as good.
+	if out.Point, err = h.Store.SeedOf(ctx, in.VM, in.Generation); err != nil || !out.Point.IsZero() {
+		out.Seeded = err == nil
 		return out, err
 	}
 	began := h.Now()
@@ -61,7 +62,7 @@ func (h *Host) makeSeed(ctx context.Context, in contract.SeedIn, b *beat) (contr
 		p.Disks = append(p.Disks, model.PointDisk{Target: d.Target, SourceFormat: d.Format, SourcePath: d.Path, Mode: model.ModeFull, Reason: "left here by the VM"})
 	}
 	_, err = h.Store.Commit(ctx, receipt, p)
-	out.Seeded, out.Took = err == nil, h.Now().Sub(began)
+	out.Seeded, out.Point, out.Took = err == nil, in.Point, h.Now().Sub(began)
 	return out, err
 }
 

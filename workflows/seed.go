@@ -38,7 +38,7 @@ func (p *protection) seed(ctx workflow.Context) error {
 	case err != nil:
 		p.log.Warn("the first point is a full copy", "standby", st.Standby, "error", err)
 	case out.Seeded:
-		st.Seed = ref
+		st.Seed = out.Point
 	default:
 		p.log.Info("the first point is a full copy", "standby", st.Standby, "why", out.Skipped)
 	}

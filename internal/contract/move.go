@@ -50,10 +50,11 @@ type SeedIn struct {
 
 // SeedOut is the answer. Nothing is wrong when nothing was seeded: the first point is a full copy then.
 type SeedOut struct {
-	Seeded  bool          `json:"seeded"`
-	Skipped string        `json:"skipped,omitempty"` // why not
-	Bytes   int64         `json:"bytes"`             // of data that need not be sent
-	Took    time.Duration `json:"took_ns"`
+	Seeded  bool           `json:"seeded"`
+	Point   model.PointRef `json:"point"`             // what the next one builds on
+	Skipped string         `json:"skipped,omitempty"` // why not
+	Bytes   int64          `json:"bytes"`             // of data that need not be sent
+	Took    time.Duration  `json:"took_ns"`
 	// Rescue are the images that were left as they are.
 	Rescue []string `json:"rescue,omitempty"`
 }

@@ -185,17 +185,19 @@ func (f *filler) put(ctx context.Context, off int64, p []byte, digests []model.D
 	return nil
 }
 
-// IsSeed tells whether a seed of that number is committed.
-func (s *Store) IsSeed(ctx context.Context, vm model.VMRef, p model.PointRef) (bool, error) {
+// SeedOf is the seed of a generation that the next point builds on; zero when there is none.
+func (s *Store) SeedOf(ctx context.Context, vm model.VMRef, g model.Generation) (model.PointRef, error) {
 	v, err := s.look(ctx, vm)
-	if err != nil {
+	if err != nil || len(v.points) == 0 {
 		if model.KindOf(err) == model.NotFound {
 			err = nil
 		}
-		return false, err
+		return model.PointRef{}, err
 	}
-	got, ok := v.find(p)
-	return ok && got.Seed, nil
+	if newest := v.points[len(v.points)-1]; newest.Seed && newest.Generation == g {
+		return newest.PointRef, nil
+	}
+	return model.PointRef{}, nil
 }
 
 // Was compares blocks with the newest point.

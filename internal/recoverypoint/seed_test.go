@@ -72,9 +72,9 @@ func TestTheFirstPointOnAReturningHostBuildsOnTheDisksThatTheVMLeftThere(t *test
 	require.NoError(t, err)
 
 	require.NoError(t, g.fill(ref(7), left...))
-	seed, err := g.store.IsSeed(ctx, vm1, ref(7))
+	seed, err := g.store.SeedOf(ctx, vm1, 1)
 	require.NoError(t, err)
-	require.True(t, seed)
+	require.Equal(t, ref(7), seed)
 	require.Empty(t, g.listed(), "nobody starts a VM from it")
 	_, err = g.store.Point(ctx, vm1, ref(7))
 	require.Equal(t, model.NotFound, model.KindOf(err))
@@ -128,9 +128,9 @@ func TestASeedThatIsInterruptedIsMadeAgain(t *testing.T) {
 	require.Error(t, err)
 	g.reopen()
 	require.NoError(t, g.fill(ref(3), l))
-	seed, err := g.store.IsSeed(context.Background(), vm1, ref(3))
+	seed, err := g.store.SeedOf(context.Background(), vm1, 1)
 	require.NoError(t, err)
-	require.True(t, seed)
+	require.Equal(t, ref(3), seed)
 	g.remember(3)
 	g.checkAll()
 }
