@@ -47,7 +47,9 @@ func (c *Control) claim(ctx context.Context, in contract.ClaimIn) (contract.Reco
 }
 
 func (c *Control) permit(ctx context.Context, in contract.PermitIn) (contract.RecordOut, error) {
-	rec, err := c.Records.Permit(ctx, in.VM.UUID, in.Generation, in.Host, in.Attempt, in.Evidence)
+	rec, err := c.Records.Permit(ctx, in.VM.UUID, lease.Permission{
+		Generation: in.Generation, Host: in.Host, Attempt: in.Attempt, Evidence: in.Evidence, Mode: in.Mode, Terms: in.Terms,
+	})
 	return contract.RecordOut{Record: rec}, toWire(err)
 }
 

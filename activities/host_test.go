@@ -144,7 +144,7 @@ func (fakeSelf) Doctor(context.Context) []model.Check  { return nil }
 type hostFixture struct {
 	*Host
 	env     *testsuite.TestActivityEnvironment
-	floors  *lease.Floors
+	floors  *lease.State
 	source  *fakeSource
 	store   *fakeStore
 	restore *fakeRestorer
@@ -153,7 +153,7 @@ type hostFixture struct {
 
 func hostEnv(t *testing.T) *hostFixture {
 	t.Helper()
-	floors, err := lease.OpenFloors(t.TempDir(), "host-b")
+	floors, err := lease.OpenState(t.TempDir(), "host-b")
 	require.NoError(t, err)
 	f := &hostFixture{floors: floors, source: &fakeSource{}, store: &fakeStore{free: 10 << 30}, restore: &fakeRestorer{}, watcher: &fakeWatcher{}}
 	f.Host = &Host{

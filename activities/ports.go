@@ -19,7 +19,7 @@ import (
 type Floors interface {
 	Admit(vm model.VMRef, g model.Generation) error
 	Raise(vm model.VMRef, g model.Generation, attempt string) error
-	Get(uuid string) (lease.Floor, error)
+	Get(uuid string) (lease.Entry, error)
 	Forget(uuid string) error
 }
 

@@ -65,6 +65,7 @@ type world struct {
 	slow     func() time.Duration // what moving a capture seems to take
 	started  []model.PointRef
 	permits  []*model.Evidence
+	readable bool // a dead VM's disks can be read by its host's agent
 }
 
 // fault is what an activity answers instead of, or (lost) after, doing its work.
@@ -203,7 +204,9 @@ func (w *world) serveControl() {
 	})
 	serve(w, contract.Permit, func(_ *fakeHost, in contract.PermitIn) (contract.RecordOut, error) {
 		w.permits = append(w.permits, in.Evidence)
-		return record(w.records.Permit(ctx, in.VM.UUID, in.Generation, in.Host, in.Attempt, in.Evidence))
+		return record(w.records.Permit(ctx, in.VM.UUID, lease.Permission{
+			Generation: in.Generation, Host: in.Host, Attempt: in.Attempt, Evidence: in.Evidence, Mode: in.Mode, Terms: in.Terms,
+		}))
 	})
 	serve(w, contract.ReadRecord, func(_ *fakeHost, in contract.Fence) (contract.RecordOut, error) {
 		return record(w.records.Read(ctx, in.VM.UUID))
@@ -334,6 +337,17 @@ func (w *world) serveHosts() {
 		h.stopped = (h.stopped || h.running) && !in.Demote
 		h.running = false
 		return w.evidence(model.EvidenceSurrendered, in.Generation)
+	})
+	serve(w, contract.SalvageDisks, func(h *fakeHost, in contract.SalvageIn) (contract.SalvageOut, error) {
+		switch {
+		case h.admit(in.Fence) != nil:
+			return contract.SalvageOut{}, refusal(model.StaleGeneration)
+		case h.running:
+			return contract.SalvageOut{}, refusal(model.Conflict)
+		case !w.readable:
+			return contract.SalvageOut{}, refusal(model.Unsupported)
+		}
+		return contract.SalvageOut{TakenAt: w.now(), Stats: []contract.DiskStats{{Target: "vda", ChangedBytes: 4096}}}, nil
 	})
 	serve(w, contract.TakeUp, func(h *fakeHost, in contract.TakeUpIn) (contract.TakeUpOut, error) {
 		if err := h.admit(in.Fence); err != nil {

@@ -37,10 +37,10 @@ func TestATakeoverGoesClaimThenPermitWithEvidence(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, rec.Open())
 
-	_, err = r.Permit(ctx, vm.UUID, 2, "host-b", "try-1", nil)
+	_, err = r.Permit(ctx, vm.UUID, Permission{Generation: 2, Host: "host-b", Attempt: "try-1", Evidence: nil})
 	require.Equal(t, model.FenceUnconfirmed, model.KindOf(err), "a permit without evidence starts a second writer")
 
-	rec, err = r.Permit(ctx, vm.UUID, 2, "host-b", "try-1", evidence(2))
+	rec, err = r.Permit(ctx, vm.UUID, Permission{Generation: 2, Host: "host-b", Attempt: "try-1", Evidence: evidence(2)})
 	require.NoError(t, err)
 	require.False(t, rec.Open())
 	require.Equal(t, model.HostID("host-b"), rec.PermitHost)
@@ -85,14 +85,14 @@ func TestRollbackBurnsAGenerationAndNeedsNoEvidenceOnTheSameHost(t *testing.T) {
 	require.NoError(t, err)
 	_, err = r.Claim(ctx, vm.UUID, 3, 1, "host-a", "rollback")
 	require.NoError(t, err)
-	rec, err := r.Permit(ctx, vm.UUID, 3, "host-a", "rollback", nil)
+	rec, err := r.Permit(ctx, vm.UUID, Permission{Generation: 3, Host: "host-a", Attempt: "rollback", Evidence: nil})
 	require.NoError(t, err)
 	require.Equal(t, model.Generation(3), rec.Permitted)
 
 	// C19: evidence of the rolled-back attempt arrives late.
 	_, err = r.Claim(ctx, vm.UUID, 4, 3, "host-b", "try-2")
 	require.NoError(t, err)
-	_, err = r.Permit(ctx, vm.UUID, 4, "host-b", "try-2", evidence(2))
+	_, err = r.Permit(ctx, vm.UUID, Permission{Generation: 4, Host: "host-b", Attempt: "try-2", Evidence: evidence(2)})
 	require.Equal(t, model.FenceUnconfirmed, model.KindOf(err))
 }
 
@@ -111,9 +111,9 @@ func TestRepeatedMessagesChangeNothing(t *testing.T) {
 	d, err := r.Claim(ctx, vm.UUID, 2, 1, "host-b", "try")
 	require.NoError(t, err)
 	require.Equal(t, c, d)
-	e, err := r.Permit(ctx, vm.UUID, 2, "host-b", "try", evidence(2))
+	e, err := r.Permit(ctx, vm.UUID, Permission{Generation: 2, Host: "host-b", Attempt: "try", Evidence: evidence(2)})
 	require.NoError(t, err)
-	f, err := r.Permit(ctx, vm.UUID, 2, "host-b", "try", evidence(2))
+	f, err := r.Permit(ctx, vm.UUID, Permission{Generation: 2, Host: "host-b", Attempt: "try", Evidence: evidence(2)})
 	require.NoError(t, err)
 	require.Equal(t, e, f)
 	require.NoError(t, r.Drop(ctx, vm.UUID))
@@ -149,7 +149,7 @@ func TestLawPermittedGenerationNeverFallsAndIsNeverShared(t *testing.T) {
 			if rapid.Bool().Draw(rt, "claim") {
 				_, _ = r.Claim(ctx, vm.UUID, g, model.Generation(rapid.Uint64Range(1, 6).Draw(rt, "expect")), host, attempt)
 			} else {
-				_, _ = r.Permit(ctx, vm.UUID, g, host, attempt, evidence(model.Generation(rapid.Uint64Range(1, 6).Draw(rt, "ev"))))
+				_, _ = r.Permit(ctx, vm.UUID, Permission{Generation: g, Host: host, Attempt: attempt, Evidence: evidence(model.Generation(rapid.Uint64Range(1, 6).Draw(rt, "ev")))})
 			}
 			rec, err := r.Read(ctx, vm.UUID)
 			require.NoError(rt, err)
@@ -165,14 +165,14 @@ func TestLawPermittedGenerationNeverFallsAndIsNeverShared(t *testing.T) {
 
 func TestFloorRefusesLowerGenerationsAlsoAfterARestart(t *testing.T) {
 	dir := t.TempDir()
-	f, err := OpenFloors(dir, "host-a")
+	f, err := OpenState(dir, "host-a")
 	require.NoError(t, err)
 	require.NoError(t, f.Admit(vm, 1))
 	require.NoError(t, f.Raise(vm, 2, "try"))
 	require.NoError(t, f.Raise(vm, 2, "try"))
 	require.Equal(t, model.StaleGeneration, model.KindOf(f.Raise(vm, 2, "other")))
 
-	again, err := OpenFloors(dir, "host-a")
+	again, err := OpenState(dir, "host-a")
 	require.NoError(t, err)
 	require.Equal(t, model.StaleGeneration, model.KindOf(again.Admit(vm, 1)))
 	require.NoError(t, again.Admit(vm, 2))
@@ -180,7 +180,7 @@ func TestFloorRefusesLowerGenerationsAlsoAfterARestart(t *testing.T) {
 
 func TestADamagedFloorStopsEverything(t *testing.T) {
 	dir := t.TempDir()
-	f, err := OpenFloors(dir, "host-a")
+	f, err := OpenState(dir, "host-a")
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, vm.UUID+".json"), []byte("{"), 0o600))
 	require.Error(t, f.Admit(vm, 9))

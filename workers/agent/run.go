@@ -115,7 +115,7 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	if err := folders(opts); err != nil {
 		return nil, err
 	}
-	floors, err := lease.OpenFloors(filepath.Join(opts.StateDir, "floors"), opts.Host)
+	floors, err := lease.OpenState(filepath.Join(opts.StateDir, "floors"), opts.Host)
 	if err != nil {
 		return nil, err
 	}
