@@ -50,6 +50,7 @@ func (h *Host) Register(short, bulk contract.Registry) {
 	contract.Surrender.Register(short, h.surrender)
 	contract.TakeUp.Register(short, h.takeUp)
 	contract.Witness.Register(short, h.witness)
+	contract.SalvageDisks.Register(short, h.salvage)
 	contract.Watch.Register(short, h.watch)
 	contract.Inspect.Register(short, h.inspect)
 	contract.Preflight.Register(short, h.preflight)

@@ -27,6 +27,7 @@ const (
 //	claim        control plane's record: seal 1                hand back   same generation and attempt
 //	seal         target's floor: seal 2                        hand back   same generation and attempt
 //	prove        evidence that the old VM is off, after both   hand back   bound to the attempt; what is off stays off
+//	salvage      a last point of the dead VM's own disks       –           its number is reserved; never fatal
 //	permit       the record lets the target run it             hand back   same generation and host
 //	materialize  bootable overlay on the point                 dismantle   named by the generation
 //	start        define and start                              dismantle   a running one is success
@@ -75,9 +76,13 @@ func (f *failover) takeOver(ctx workflow.Context) error {
 		{"claim", f.claim},
 		{"seal", f.seal},
 		{"prove", f.prove},
+		{"salvage", f.salvage},
 		{"permit", f.permit},
 		{"boot", f.boot},
 	}...) {
+		if s.name == "salvage" && f.in.Salvage == nil {
+			continue
+		}
 		if err := f.step(ctx, s.name, s.do); err != nil {
 			return err
 		}

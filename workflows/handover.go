@@ -36,6 +36,7 @@ func (p *protection) startFailover(ctx workflow.Context) {
 	if t.Confirmed {
 		in.Confirmed = &model.Evidence{Kind: model.EvidencePerson, Generation: g, By: t.By, Detail: t.Reason, At: t.At}
 	}
+	in.Salvage = p.maySalvage(t)
 	planned := p.plan(&in, t, workflow.Now(ctx), p.compression())
 	id := contract.FailoverID(p.vm.UUID, g)
 	st.Failover = &contract.FailoverBrief{
@@ -127,6 +128,7 @@ func (p *protection) cameToNothing(ctx workflow.Context, out contract.FailoverOu
 	if out.HandedBackTo == st.Primary && out.HandedBackGeneration > 0 {
 		st.Generation = out.HandedBackGeneration
 		st.TakeUp = true
+		p.keepSalvaged(out)
 	}
 	why := "the failover to " + string(st.Failover.To) + " came to nothing: " + clip(out.Error)
 	request := st.Trigger != nil && st.Trigger.Request

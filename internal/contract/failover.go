@@ -23,6 +23,8 @@ type FailoverIn struct {
 	Expect model.Generation `json:"expect"`
 	// FromSilent says that the old host is silent, so that its power may be cut without waiting for it to surrender first.
 	FromSilent bool `json:"from_silent,omitempty"`
+	// Salvage lets it read the dead VM's disks first; nil does not try.
+	Salvage *Salvage `json:"salvage,omitempty"`
 	// Parent is the workflow that gets child-finished; empty for none.
 	Parent string `json:"parent,omitempty"`
 	// Planned makes it a switchover; nil for a failover.
@@ -55,6 +57,8 @@ type FailoverOut struct {
 	Undone     []string         `json:"undone,omitempty"`
 	UndoFailed []string         `json:"undo_failed,omitempty"`
 	Disks      []model.Disk     `json:"disks,omitempty"` // on the new primary
+	// Salvaged is the point that was made of the dead VM's disks.
+	Salvaged *model.PointRef `json:"salvaged,omitempty"`
 	// HandedBackTo is set when the failover was rolled back: the old host goes on under HandedBackGeneration.
 	HandedBackTo         model.HostID     `json:"handed_back_to,omitempty"`
 	HandedBackGeneration model.Generation `json:"handed_back_generation,omitempty"`

@@ -107,7 +107,7 @@ type ProtectState struct {
 	Alerts       []Alert            `json:"alerts"`
 	Failover     *FailoverBrief     `json:"failover,omitempty"`
 	HostSilent   map[string]bool    `json:"host_silent,omitempty"`
-	LastLoad     string             `json:"last_load,omitempty"` // of the primary's host, when it fell silent
+	LastLoad     string             `json:"last_load,omitempty"`    // of the primary's host, when it fell silent
 	ForceResync  string             `json:"force_resync,omitempty"` // reason; the next cycle does not trust bitmaps
 
 	// Claimed is the highest generation ever claimed or burnt; the next takeover goes above it.
