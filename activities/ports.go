@@ -97,8 +97,8 @@ type Store interface {
 	// generation builds on.
 	Fill(ctx context.Context, vm model.VMRef, p model.PointRef, left []recoverypoint.Left, progress func(done, total int64)) (int64, error)
 	SeedOf(ctx context.Context, vm model.VMRef, g model.Generation) (model.PointRef, error)
-	// Was compares blocks with a point, the newest here.
-	Was(ctx context.Context, vm model.VMRef, p model.PointRef) (*recoverypoint.Was, error)
+	// OpenPoint opens the disks of a point for reading.
+	OpenPoint(ctx context.Context, vm model.VMRef, p model.PointRef) (disks map[string]blockio.Source, closing func(), err error)
 }
 
 // Restorer is stage 5.

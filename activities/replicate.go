@@ -40,11 +40,11 @@ func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (cont
 	var granted Granted
 	leave := sync.OnceFunc(func() { granted = share.Leave(looked) })
 	defer leave()
-	untouched, done := h.untouched(ctx, in)
+	before, done := h.before(ctx, in)
 	defer done()
 	res, err := h.Link.Send(ctx, in.LinkAddress, taken.DomainXML, open, replicate.Request{
 		VM: in.VM, Point: in.Point, Parent: in.Parent, Capture: taken.TakenAt.UTC().Format(time.RFC3339Nano),
-		Disks: taken.Disks, Compression: in.Compression, MaxBandwidth: in.MaxBandwidth, Lane: share.Lane(), Untouched: untouched,
+		Disks: taken.Disks, Compression: in.Compression, MaxBandwidth: in.MaxBandwidth, Lane: share.Lane(), Before: before,
 	}, func(p replicate.Progress) {
 		share.Progress(p)
 		b.set(wireProgress(p, h.Now().Sub(started)))
@@ -52,7 +52,7 @@ func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (cont
 	if err != nil {
 		return contract.ReplicateOut{}, err
 	}
-	out := contract.ReplicateOut{Disks: []contract.DiskStats{}, SentBytes: res.SentBytes, Took: res.Took, Resumed: res.Resumed, Compared: untouched != nil}
+	out := contract.ReplicateOut{Disks: []contract.DiskStats{}, SentBytes: res.SentBytes, Took: res.Took, Resumed: res.Resumed, Compared: before != nil}
 	for _, d := range res.Disks {
 		out.Disks = append(out.Disks, contract.DiskStats(d))
 		looked += d.ReadBytes
@@ -65,17 +65,16 @@ func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (cont
 	return out, nil
 }
 
-// untouched tells blocks that were not written here since the VM came, by the digests of the point that it came with. Without
-// them nothing is counted: that is no reason to send nothing.
-func (h *Host) untouched(ctx context.Context, in contract.ReplicateIn) (replicate.Untouched, func()) {
+// before opens the disks as the VM came here with them. Without them nothing is counted: that is no reason to send nothing.
+func (h *Host) before(ctx context.Context, in contract.ReplicateIn) (map[string]blockio.Source, func()) {
 	if in.From.IsZero() {
 		return nil, func() {}
 	}
-	was, err := h.Store.Was(ctx, in.VM, in.From)
+	disks, closing, err := h.Store.OpenPoint(ctx, in.VM, in.From)
 	if err != nil {
 		return nil, func() {}
 	}
-	return was.Same, was.Close
+	return disks, closing
 }
 
 func transferOf(in contract.ReplicateIn, disks []model.SnapshotDisk) Transfer {

@@ -3,8 +3,6 @@ package recoverypoint
 import (
 	"context"
 	"errors"
-	"fmt"
-	"sync"
 
 	"understudy/internal/blockio"
 	"understudy/internal/blockio/digest"
@@ -200,58 +198,25 @@ func (s *Store) SeedOf(ctx context.Context, vm model.VMRef, g model.Generation) 
 	return model.PointRef{}, nil
 }
 
-// Was compares blocks with the newest point.
-type Was struct {
-	seed    uint64
-	mu      sync.Mutex
-	tables  map[string]*table
-	scratch []byte
-}
-
-// Was opens the digests of a point, which must be the newest of the store: of older ones none are kept.
-func (s *Store) Was(ctx context.Context, vm model.VMRef, p model.PointRef) (*Was, error) {
-	r, err := s.enter(ctx, vm, false)
+// OpenPoint opens the disks of a point for reading, by target. It stays as it is while a set of overlays lies on it.
+func (s *Store) OpenPoint(ctx context.Context, vm model.VMRef, p model.PointRef) (disks map[string]blockio.Source, closing func(), err error) {
+	disks = map[string]blockio.Source{}
+	closing = func() {
+		for _, d := range disks {
+			_ = d.Close() // nothing was written
+		}
+	}
+	images, err := s.Images(ctx, vm, p)
+	for _, img := range images {
+		var d blockio.Source
+		if d, err = s.OpenImage(ctx, img); err != nil {
+			break
+		}
+		disks[img.Target] = d
+	}
 	if err != nil {
-		return nil, err
+		closing()
+		return nil, func() {}, err
 	}
-	defer r.leave()
-	newest, ok := r.newest()
-	if !ok || newest.PointRef != p {
-		return nil, model.Fail(model.NotFound, nil, "the digests of point %s are not kept any more", p).WithVM(vm.Name)
-	}
-	w := &Was{seed: r.chain.Seed, tables: map[string]*table{}}
-	for _, d := range newest.Disks {
-		t, err := openTable(r.home.digests(d.Target), false)
-		if err == nil {
-			w.tables[d.Target] = t
-			err = t.isOf(r.chain.Seed, newest.Seq)
-		}
-		if err != nil {
-			w.Close()
-			return nil, model.Fail(model.NotFound, err, "the digests of disk %s of point %s", d.Target, p).WithVM(vm.Name)
-		}
-	}
-	return w, nil
-}
-
-// Same tells whether a block is what it was. A disk that was not part of the point never is.
-func (w *Was) Same(_ context.Context, target string, off int64, p []byte) (bool, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	t := w.tables[target]
-	if t == nil {
-		return false, nil
-	}
-	var was [1]model.Digest
-	if err := t.read(off/model.BlockSize, was[:], &w.scratch); err != nil {
-		return false, fmt.Errorf("the digests of disk %s: %w", target, err)
-	}
-	return was[0] == digest.Block(w.seed, p), nil
-}
-
-// Close ends it.
-func (w *Was) Close() {
-	for _, t := range w.tables {
-		_ = t.close()
-	}
+	return disks, closing, nil
 }

@@ -155,25 +155,22 @@ func TestADiskWhoseBaseWouldHaveToBeGuessedIsNotSeeded(t *testing.T) {
 	require.Equal(t, model.Unsupported, model.KindOf(err))
 }
 
-func TestTheNewestPointTellsWhatWasNotWrittenSince(t *testing.T) {
+func TestADiskAsItWasAtAPointCanBeRead(t *testing.T) {
 	g, ctx := newRig(t), context.Background()
 	g.disks["vda"] = make([]byte, mib)
 	g.write("vda", 0, 8192)
 	g.cycle(1, 0)
 	g.write("vda", 4096, 4096)
 	g.cycle(2, 1)
-	_, err := g.store.Was(ctx, vm1, ref(1))
-	require.Equal(t, model.NotFound, model.KindOf(err))
-	w, err := g.store.Was(ctx, vm1, ref(2))
-	require.NoError(t, err)
-	defer w.Close()
-	for off, want := range map[int64]bool{0: true, 4096: false, 8192: true} {
-		now := slices.Clone(g.disks["vda"][off : off+4096])
-		if off == 4096 {
-			now[17]++
-		}
-		same, err := w.Same(ctx, "vda", off, now)
+	for seq := model.Seq(1); seq <= 2; seq++ {
+		disks, closing, err := g.store.OpenPoint(ctx, vm1, ref(seq))
 		require.NoError(t, err)
-		require.Equal(t, want, same, off)
+		got := make([]byte, mib)
+		require.NoError(t, disks["vda"].ReadAt(ctx, got, 0))
+		closing()
+		require.True(t, slices.Equal(g.seen[seq]["vda"], got))
 	}
+	_, closing, err := g.store.OpenPoint(ctx, vm1, ref(3))
+	require.Equal(t, model.NotFound, model.KindOf(err))
+	closing()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"understudy/internal/blockio/digest"
 	"understudy/internal/link"
 	"understudy/internal/model"
 )
@@ -97,7 +98,7 @@ func (a *assembler) whole(ctx context.Context, u *unit) (bool, error) {
 		}
 	}
 	for at, r := 0, u.runs[0]; at < u.n; at += model.BlockSize {
-		if err := a.judge(ctx, r.Offset+int64(at), u.buf[at:min(at+model.BlockSize, u.n)]); err != nil {
+		if err := a.judge(ctx, r.Offset+int64(at), min(model.BlockSize, u.n-at), u.was(at/model.BlockSize)); err != nil {
 			return false, err
 		}
 	}
@@ -119,17 +120,17 @@ func (a *assembler) whole(ctx context.Context, u *unit) (bool, error) {
 	return true, a.flush(ctx)
 }
 
-// judge counts a block that differs on the standby and was not written here.
-func (a *assembler) judge(ctx context.Context, off int64, p []byte) error {
-	if a.untouched == nil {
+// judge counts a block that is on the standby neither as it was nor as it is.
+func (a *assembler) judge(ctx context.Context, off int64, n int, there model.Digest) error {
+	if a.before == nil {
 		return nil
 	}
-	same, err := a.untouched(ctx, a.Target, off, p)
+	was, err := a.before.block(ctx, off, n)
 	if err != nil {
-		return sourceFailure(err, a.Target, "comparing with the point that the VM came from")
+		return sourceFailure(err, a.Target, "reading the point that the VM came with, of")
 	}
-	if same {
-		a.lost += int64(len(p))
+	if digest.Block(a.s.Seed(), was) != there {
+		a.lost += int64(n)
 	}
 	return nil
 }
@@ -139,7 +140,7 @@ func (a *assembler) block(ctx context.Context, off int64, p []byte, is, was mode
 		return nil
 	}
 	a.changed += int64(len(p))
-	if err := a.judge(ctx, off, p); err != nil {
+	if err := a.judge(ctx, off, len(p), was); err != nil {
 		return err
 	}
 	run := model.Run{Offset: off, Length: int64(len(p))}

@@ -31,13 +31,10 @@ type Request struct {
 	Compression   string // "auto", "off", "fast", "default" or "best"; "" is auto
 	MaxBandwidth  int64  // bytes/s on the wire; 0 unbounded
 	Lane          *Lane  // of who shares out the link, instead of MaxBandwidth; nil for none
-	// Untouched, in a resync with a host that the VM has left: what differs there and was not written here since was written
-	// there and never replicated. nil does not ask.
-	Untouched Untouched
+	// Before, in a resync with a host that the VM has left, are the disks as the VM came here with them, by target: what is
+	// neither so there nor as it is here now was written there and never replicated. nil does not ask. They stay open.
+	Before map[string]blockio.Source
 }
-
-// Untouched tells whether a block is what it was when the VM came here.
-type Untouched func(ctx context.Context, target string, off int64, p []byte) (bool, error)
 
 // Progress is where a run is. The bytes done and total are those of the ranges to look at, of one disk.
 type Progress struct {
@@ -51,7 +48,7 @@ type DiskStats struct {
 	ReadBytes    int64 // from the source
 	ChangedBytes int64 // blocks that differed from the parent point, zeroed ones included
 	SentBytes    int64 // on the wire, both directions
-	// UnreplicatedBytes differ on the standby although nobody wrote them here: see Request.Untouched.
+	// UnreplicatedBytes were written on the standby before the VM came here, and not replicated: see Request.Before.
 	UnreplicatedBytes int64
 }
 
@@ -114,7 +111,7 @@ func run(ctx context.Context, open Open, to Link, req Request, progress func(Pro
 		if session.Resume(d.index) > 0 {
 			res.Resumed = true
 		}
-		stats, err := newTransfer(session, d, lane, shrink, req.Untouched, progress).run(ctx)
+		stats, err := newTransfer(session, d, lane, shrink, req.Before[d.Target], progress).run(ctx)
 		res.Disks = append(res.Disks, stats)
 		if err != nil {
 			return res, err

@@ -347,24 +347,27 @@ func TestComparingDisksThatAreMostlyEqualCostsLittleMoreThanWhatDiffers(t *testi
 	require.LessOrEqual(t, float64(res.SentBytes), 1.2*changes*4096)
 }
 
-// The other side wrote blocks 1 and 2 before the VM moved, and this side wrote 2 and 3 since: block 1 was lost by the move.
-func TestWhatDiffersAndWasNotWrittenHereIsCounted(t *testing.T) {
+// The other side wrote before the VM moved and was not replicated; this side has written since. What is lost is what the
+// other side has of its own, also where this side wrote over it.
+func TestWhatTheOtherSideWroteAndNeverReplicatedIsCounted(t *testing.T) {
 	const size = 4 << 20
 	p, s := seeded(t, size)
-	before := bytes.Clone(s.parent["vda"])
-	copy(s.parent["vda"][4096:], random(8192, 9))
-	require.NoError(t, p["vda"].WriteAt(ctx, random(8192, 7), 8192))
-	clear(before[3<<20:])                                       // nothing was there
-	require.NoError(t, p["vda"].WriteZeroes(ctx, 3<<20, 1<<20)) // and nothing is
-	copy(s.parent["vda"][3<<20:], make([]byte, 1<<20))          // but on the other side
-	copy(s.parent["vda"][3<<20+65536:], random(12288, 3))       // three blocks were written
+	was := mem.New(size)
+	require.NoError(t, was.WriteAt(ctx, s.parent["vda"], 0))
+	require.NoError(t, was.WriteZeroes(ctx, 3<<20, 1<<20))
+	require.NoError(t, p["vda"].WriteZeroes(ctx, 3<<20, 1<<20))
+	clear(s.parent["vda"][3<<20:])
+	copy(s.parent["vda"][4096:], random(8192, 9))                    // written there: blocks 1 and 2
+	require.NoError(t, p["vda"].WriteAt(ctx, random(8192, 7), 8192)) // written here: 2 and 3
+	copy(s.parent["vda"][3<<20+65536:], random(12288, 3))            // there, where nothing was and nothing is
+	same := random(4096, 5)                                          // the same on both sides
+	copy(s.parent["vda"][1<<20:], same)
+	require.NoError(t, p["vda"].WriteAt(ctx, same, 1<<20))
 	req := request(2, snap("vda", size, model.ModeResync))
-	req.Untouched = func(_ context.Context, _ string, off int64, now []byte) (bool, error) {
-		return bytes.Equal(now, before[off:off+int64(len(now))]), nil
-	}
+	req.Before = map[string]blockio.Source{"vda": was}
 	res, err := replicate.Run(ctx, p.open, s.serve(t), req, nil)
 	require.NoError(t, err)
 	requireSame(t, p, s)
-	require.Equal(t, int64(4096*4), res.Disks[0].UnreplicatedBytes)
+	require.Equal(t, int64(4096*5), res.Disks[0].UnreplicatedBytes, "blocks 1 and 2, and the three beyond")
 	require.Equal(t, int64(4096*6), res.Disks[0].ChangedBytes)
 }

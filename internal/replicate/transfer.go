@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"understudy/internal/blockio"
 	"understudy/internal/blockio/digest"
 	"understudy/internal/link"
 	"understudy/internal/model"
@@ -36,9 +37,8 @@ type transfer struct {
 	lane     *Lane
 	shrink   *shrink
 	progress func(Progress)
-	// untouched is nil when nobody asks.
-	untouched Untouched
-	compare   bool // with the parent point, block by block
+	before   *before
+	compare  bool // with the parent point, block by block
 
 	units   chan *unit // in order
 	toRead  chan *unit
@@ -53,7 +53,7 @@ type transfer struct {
 	wire    int64 // bytes on the wire before this disk
 	read    int64 // of the assembler's units
 	changed int64
-	lost    int64 // of it, what nobody wrote here
+	lost    int64 // of it, what was written there and not replicated
 	said    time.Time
 }
 
@@ -66,9 +66,9 @@ type batch struct {
 	ready chan struct{}
 }
 
-func newTransfer(s *link.Session, d *disk, l *Lane, sh *shrink, untouched Untouched, progress func(Progress)) *transfer {
+func newTransfer(s *link.Session, d *disk, l *Lane, sh *shrink, was blockio.Source, progress func(Progress)) *transfer {
 	t := &transfer{
-		disk: d, s: s, untouched: untouched, lane: l, shrink: sh, progress: progress, compare: d.Mode == model.ModeDelta,
+		disk: d, s: s, before: newBefore(was), lane: l, shrink: sh, progress: progress, compare: d.Mode == model.ModeDelta,
 		units: make(chan *unit, queue), toRead: make(chan *unit, unitsInFlight),
 		batches: make(chan *batch, batchesInFlight), toPack: make(chan *batch, batchesInFlight),
 		readBufs: make(chan []byte, unitsInFlight), batchBufs: make(chan []byte, batchesInFlight), packBufs: make(chan []byte, batchesInFlight),

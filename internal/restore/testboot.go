@@ -202,3 +202,11 @@ func (r *Restorer) lastWords(t Test) string {
 	}
 	return "; its console ends with: " + strings.ToValidUTF8(words[max(0, len(words)-200):], "?")
 }
+
+// ends is the same as a remark.
+func (r *Restorer) ends(t Test) []string {
+	if words := r.lastWords(t); words != "" {
+		return []string{strings.TrimPrefix(words, "; ")}
+	}
+	return nil
+}

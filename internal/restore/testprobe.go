@@ -22,7 +22,7 @@ const (
 // probe cannot reach a copy without network: it is left out, and that is said.
 func (r *Restorer) TestProbe(ctx context.Context, t Test) (Answer, error) {
 	var by, notes []string
-	asked := 0
+	asked, at := 0, r.o.Now().UTC()
 	for _, p := range t.Probes {
 		if p.Kind == "tcp" {
 			notes = append(notes, "the TCP probe of "+p.Address+" was left out: the copy has no network")
@@ -39,13 +39,12 @@ func (r *Restorer) TestProbe(ctx context.Context, t Test) (Answer, error) {
 		if err != nil {
 			return Answer{}, err
 		}
-		if answered {
-			by = append(by, "agent")
-		} else {
-			by = append(by, "runs")
+		if !answered { // it ran from the beginning
+			return Answer{At: at, By: "runs", Detail: join("", append(notes, r.ends(t)...))}, nil
 		}
+		by = append(by, "agent")
 	}
-	return Answer{At: r.o.Now().UTC(), By: strings.Join(by, ", "), Detail: join("", notes) + r.lastWords(t)}, nil
+	return Answer{At: r.o.Now().UTC(), By: strings.Join(by, ", "), Detail: join("", append(notes, r.ends(t)...))}, nil
 }
 
 // up fails when the copy does not run any more.
