@@ -62,7 +62,7 @@ func TestACrashInTheMiddleOfACopyStartsTheFailoverAtOnce(t *testing.T) {
 	first := w.hosts[hostA].points[0]
 	for _, in := range w.taken {
 		if in.Seq == first.Seq {
-			require.True(t, in.Parent.IsZero(), "the first point on the new standby stands alone")
+			require.Equal(t, fromWhatIsLeft, in.ForceResync, "the first point on the new standby builds on no point")
 		}
 	}
 }

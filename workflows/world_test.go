@@ -38,6 +38,9 @@ type fakeHost struct {
 	stopped bool // it was stopped for a takeover
 	floor   model.Generation
 	points  []contract.PointView
+	paused  bool // the guest stands still
+	left    bool // a VM's disks were left here
+	test    int  // number of the test copy that runs; 0 for none
 }
 
 // world is two hosts, a control plane with real generation records, and a guest that writes. Every activity of the
@@ -65,7 +68,10 @@ type world struct {
 	slow     func() time.Duration // what moving a capture seems to take
 	started  []model.PointRef
 	permits  []*model.Evidence
-	readable bool // a dead VM's disks can be read by its host's agent
+	// unreplicated is what a returning host had written and nobody else has; slowBoot is what a test copy takes to answer.
+	unreplicated int64
+	slowBoot     time.Duration
+	readable     bool // a dead VM's disks can be read by its host's agent
 }
 
 // fault is what an activity answers instead of, or (lost) after, doing its work.
@@ -106,6 +112,7 @@ func (w *world) serveOn(r contract.Registry) {
 	w.serveControl()
 	w.serveStages()
 	w.serveHosts()
+	w.serveMoves()
 }
 
 func (w *world) failNext(name string, errs ...error) {
@@ -259,6 +266,9 @@ func (w *world) serveStages() {
 			out.SentBytes, out.Took = 1<<20, w.slow()
 			out.Disks[0].ChangedBytes = 1 << 20
 		}
+		if !in.From.IsZero() {
+			out.Compared, out.Disks[0].UnreplicatedBytes = true, w.unreplicated
+		}
 		return out, h.admit(in.Fence)
 	})
 	serve(w, contract.Verify, func(h *fakeHost, in contract.VerifyIn) (contract.VerifyOut, error) {
@@ -334,8 +344,12 @@ func (w *world) serveHosts() {
 		if err := h.admit(in.Fence); err != nil {
 			return contract.EvidenceOut{}, err
 		}
+		if in.Paused && h.running && !h.paused {
+			return contract.EvidenceOut{}, refusal(model.Conflict)
+		}
 		h.stopped = (h.stopped || h.running) && !in.Demote
-		h.running = false
+		h.left = h.left || in.Demote
+		h.running, h.paused = false, false
 		return w.evidence(model.EvidenceSurrendered, in.Generation)
 	})
 	serve(w, contract.SalvageDisks, func(h *fakeHost, in contract.SalvageIn) (contract.SalvageOut, error) {
@@ -359,7 +373,7 @@ func (w *world) serveHosts() {
 				w.t.Errorf("a second copy is started on %s while one runs on %s", h.id, other.id)
 			}
 		}
-		h.running, h.stopped = h.running || out.Started, false
+		h.running, h.stopped, h.paused = h.running || out.Started, false, false
 		return out, nil
 	})
 	serve(w, contract.Materialize, func(h *fakeHost, in contract.MaterializeIn) (contract.MaterializeOut, error) {
