@@ -319,6 +319,15 @@ func (h *Holder) tell(ctx context.Context, l *lane, e Entry, mode model.LeaseMod
 	return nil
 }
 
+// stop does not wait for the deadline, whatever the mode is; only a grant that is asked for after it thaws the VM.
+func (h *Holder) stop(ctx context.Context, l *lane, e Entry) error {
+	h.mu.Lock()
+	l.deadline, l.sent = 0, 0
+	clear(l.grants)
+	h.mu.Unlock()
+	return h.o.Guard.Freeze(ctx, e.VM.UUID, e.Hold)
+}
+
 func (h *Holder) fail(kind model.Kind, vm model.VMRef, err error, format string, args ...any) *model.Failure {
 	return model.Fail(kind, err, format, args...).WithVM(vm.Name).WithHost(h.o.Host)
 }

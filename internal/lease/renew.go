@@ -163,14 +163,15 @@ func (h *Holder) act(ctx context.Context, uuid string) {
 		return
 	}
 	h.extend(l, e)
-	deadline, over, sent := l.deadline, h.over(l, e), l.sent
+	over := h.over(l, e)
+	deadline, sent := l.deadline, l.sent
 	h.mu.Unlock()
 	switch {
 	case over != "":
-		// Every grantor says no: it does not wait for its deadline. In mode sole the guard is told of a lease, or it would not act.
+		// Every grantor says no: it does not wait for its deadline.
 		h.o.Log.Warn("lease_refused", "vm", e.VM.Name, "generation", uint64(e.Hold), "why", over)
 		if h.o.Terms().GuardLevel > 0 {
-			if err := h.tell(ctx, l, e, model.ModeLeased, h.o.Clock.Now()); err != nil {
+			if err := h.stop(ctx, l, e); err != nil {
 				h.o.Log.Error("lease_stop", "vm", e.VM.Name, "error", err)
 			}
 		}

@@ -29,7 +29,7 @@ func (h *Holder) Seal(ctx context.Context, vm model.VMRef, g model.Generation, a
 		return before, err
 	}
 	if before.Holds() && before.Hold < g && h.o.Terms().GuardLevel > 0 {
-		if err := h.tell(ctx, l, before, model.ModeLeased, h.o.Clock.Now()); err != nil {
+		if err := h.stop(ctx, l, before); err != nil {
 			return before, err
 		}
 	}

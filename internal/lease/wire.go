@@ -51,6 +51,8 @@ type Renewer interface {
 type Guard interface {
 	// Arm is acknowledged: when it returned, the guard acts on it whatever happens to us.
 	Arm(ctx context.Context, a model.GuardArm) error
+	// Freeze ends the lease of a generation at once and proves that its copy is stopped; a later Arm with a deadline ahead thaws it.
+	Freeze(ctx context.Context, uuid string, g model.Generation) error
 	// Stop kills any copy of a lower generation and proves it gone.
 	Stop(ctx context.Context, uuid string, below model.Generation) error
 	// Forget lets the VM go: it is no longer protected here.
