@@ -25,6 +25,7 @@ type Host struct {
 	Domains  Domains
 	Watcher  Watcher
 	Self     Self
+	Marker   Marker
 	Reserve  int64 // bytes of the store's file system that replicas never use
 	Now      func() time.Time
 	// Standing asks the control plane whether the attempt with this task token is still waited for. A task can reach a host
@@ -51,6 +52,7 @@ func (h *Host) Register(short, bulk contract.Registry) {
 	contract.TakeUp.Register(short, h.takeUp)
 	contract.Witness.Register(short, h.witness)
 	contract.SalvageDisks.Register(short, h.salvage)
+	contract.ListMarks.Register(short, h.marks)
 	contract.Watch.Register(short, h.watch)
 	contract.Inspect.Register(short, h.inspect)
 	contract.Preflight.Register(short, h.preflight)

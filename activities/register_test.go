@@ -23,7 +23,7 @@ func (r recorder) RegisterActivityWithOptions(_ any, o activity.RegisterOptions)
 func handleNames(t *testing.T) []string {
 	t.Helper()
 	var names []string
-	for _, file := range []string{"activities.go", "move.go", "salvage.go"} {
+	for _, file := range []string{"activities.go", "move.go", "salvage.go", "marks.go"} {
 		names = append(names, handleNamesOf(t, file)...)
 	}
 	slices.Sort(names)

@@ -76,6 +76,7 @@ type plane struct {
 	unprotect func(contract.UnprotectIn) (contract.UnprotectOut, error)
 	inspect   func(model.HostID) (contract.InspectOut, error)
 	points    func(model.HostID) ([]contract.PointView, error)
+	marks     func(model.HostID, contract.MarksIn) (contract.MarksOut, error)
 	explain   contract.ExplainOut
 	setPolicy func(model.Policy) (contract.DescribeOut, error)
 	progress  *contract.ReplicateProgress
@@ -120,6 +121,9 @@ func (p *plane) Unprotect(_ context.Context, _ model.VMRef, in contract.Unprotec
 }
 func (p *plane) Inspect(_ context.Context, h model.HostID, _ contract.InspectIn) (contract.InspectOut, error) {
 	return p.inspect(h)
+}
+func (p *plane) Marks(_ context.Context, h model.HostID, in contract.MarksIn) (contract.MarksOut, error) {
+	return p.marks(h, in)
 }
 func (p *plane) Points(_ context.Context, h model.HostID, _ model.VMRef) ([]contract.PointView, error) {
 	return p.points(h)

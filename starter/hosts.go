@@ -18,6 +18,9 @@ import (
 // A host answers an inspection in a second; two attempts of the activity and a queue nobody polls bound the rest.
 const inspectTimeout = 60 * time.Second
 
+// Libvirt is asked about each VM.
+const marksTimeout = 5 * time.Minute
+
 func aboutHost(h model.HostID) subject {
 	return subject{host: h, gone: "no such host is known: its agent never reported", try: "understudy hosts"}
 }
@@ -45,6 +48,13 @@ func (c *Client) Host(ctx context.Context, h model.HostID) (contract.HostWatchSt
 // Inspect asks a host about itself and its VMs.
 func (c *Client) Inspect(ctx context.Context, h model.HostID, in contract.InspectIn) (contract.InspectOut, error) {
 	return tellHost(ctx, c, contract.UpdInspect, h, in)
+}
+
+// Marks lists what is left on a host, after it has removed what is named.
+func (c *Client) Marks(ctx context.Context, h model.HostID, in contract.MarksIn) (contract.MarksOut, error) {
+	bounded, cancel := context.WithTimeout(ctx, marksTimeout)
+	defer cancel()
+	return tell(bounded, c, contract.UpdMarks, contract.HostWatchID(h), in, aboutHost(h))
 }
 
 // Points lists the points of a VM in the store of a host, oldest first.

@@ -208,6 +208,9 @@ func (w *watch) listen(ctx workflow.Context) error {
 		contract.UpdInspect.Handle(ctx, func(ctx workflow.Context, in contract.InspectIn) (contract.InspectOut, error) {
 			return w.inspect(ctx, in)
 		}, nil),
+		contract.UpdMarks.Handle(ctx, func(ctx workflow.Context, in contract.MarksIn) (contract.MarksOut, error) {
+			return askHost(ctx, w, contract.ListMarks, in)
+		}, nil),
 		contract.UpdPoints.Handle(ctx, func(ctx workflow.Context, in contract.PointsIn) (contract.PointsOut, error) {
 			return askHost(ctx, w, contract.Points, in)
 		}, nil),

@@ -73,6 +73,10 @@ func (f *failover) salvage(ctx workflow.Context) (string, error) {
 	if again := f.electAgain(ctx); again != nil {
 		f.log.Warn("the points could not be listed after the salvage", "error", again)
 	}
+	if f.out.Salvaged == nil { // nobody waits for it: it is dropped with the next staging anyway
+		ref := model.PointRef{Generation: f.in.Generation, Seq: s.Seq}
+		contract.Discard.Start(ctx, contract.HostQueue(f.in.To), "drop what was not proved", contract.PointIn{Fence: f.fence(), Point: ref})
+	}
 	return said, nil
 }
 

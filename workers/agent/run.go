@@ -17,6 +17,7 @@ import (
 	"understudy/internal/hypervisor/libvirtrpc"
 	"understudy/internal/lease"
 	"understudy/internal/link"
+	"understudy/internal/marks"
 	"understudy/internal/model"
 	"understudy/internal/recoverypoint"
 	"understudy/internal/restore"
@@ -152,6 +153,7 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 		ID: opts.Host, Floors: floors, Link: links{}, Store: store{a.store}, Domains: a.hv, Watcher: a.watch, Self: a.self, Shares: a.share,
 		Snapshot: source,
 		Restorer: a.restorer,
+		Marker:   marks.Lister{HV: a.hv, StateDir: opts.StateDir, RunDir: opts.RunDir, GuardDir: filepath.Join(opts.RunDir, "guard")},
 		Reserve:  max(opts.StoreReserve, 0), Now: time.Now,
 	}
 	return a, nil

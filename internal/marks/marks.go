@@ -1,0 +1,236 @@
+// Package marks lists what Understudy left on a host: in libvirt, in the agent's folders and among the processes. It looks
+// from the outside, by names and not through the stages that made them, so that it finds what they forgot.
+package marks
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"understudy/internal/hypervisor"
+	"understudy/internal/model"
+)
+
+// Hypervisor is what is asked of libvirt.
+type Hypervisor interface {
+	Domains(ctx context.Context) ([]hypervisor.Domain, error)
+	Checkpoints(ctx context.Context, uuid string) ([]hypervisor.Checkpoint, error)
+	CaptureSocket(ctx context.Context, uuid string) (string, error)
+}
+
+// Lister looks at one host.
+type Lister struct {
+	HV       Hypervisor
+	StateDir string // the agent's
+	RunDir   string
+	GuardDir string // records of the guard; empty leaves them out
+	Proc     string // "" is /proc
+}
+
+// List gives all marks, by kind and name. Host state that cannot be read is an error: a list with holes says nothing.
+func (l Lister) List(ctx context.Context) ([]model.Mark, error) {
+	domains, err := l.HV.Domains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &collector{lister: l, names: map[string]string{}}
+	for _, d := range domains {
+		c.names[d.VM.UUID] = d.VM.Name
+	}
+	for _, d := range domains {
+		if err := c.domain(ctx, d); err != nil {
+			return nil, err
+		}
+	}
+	c.files()
+	c.processes()
+	slices.SortFunc(c.found, func(a, b model.Mark) int {
+		return strings.Compare(string(a.Kind)+"\x00"+a.Name, string(b.Kind)+"\x00"+b.Name)
+	})
+	return c.found, c.err
+}
+
+type collector struct {
+	lister Lister
+	names  map[string]string
+	found  []model.Mark
+	err    error
+}
+
+func (c *collector) add(kind model.MarkKind, uuid, name string) *model.Mark {
+	c.found = append(c.found, model.Mark{Kind: kind, VM: model.VMRef{Name: c.names[uuid], UUID: uuid}, Name: name})
+	return &c.found[len(c.found)-1]
+}
+
+func (c *collector) domain(ctx context.Context, d hypervisor.Domain) error {
+	uuid := d.VM.UUID
+	if c.isTest(d) {
+		c.add(model.MarkTest, uuid, d.VM.Name)
+		return nil
+	}
+	list, err := c.lister.HV.Checkpoints(ctx, uuid)
+	if err != nil {
+		return gone(err)
+	}
+	for _, k := range list {
+		m := c.add(model.MarkCheckpoint, uuid, k.Name)
+		if ref, ok := model.ParseMark(k.Name); ok {
+			m.Generation, m.Seq = ref.Generation, ref.Seq
+		} else {
+			m.Foreign = true
+		}
+	}
+	if !d.State.Active() {
+		return nil
+	}
+	socket, err := c.lister.HV.CaptureSocket(ctx, uuid)
+	switch {
+	case model.KindOf(err) == model.JobConflict && err != nil: // a job without a socket
+		c.add(model.MarkJob, uuid, "backup job").Foreign = true
+	case err != nil:
+		return gone(err)
+	case socket != "":
+		c.add(model.MarkJob, uuid, socket).Foreign = filepath.Base(socket) != socketName(uuid)
+	}
+	return nil
+}
+
+// gone forgives a domain that went meanwhile.
+func gone(err error) error {
+	if k := model.KindOf(err); k == model.NotFound || k == model.NotRunning {
+		return nil
+	}
+	return err
+}
+
+// isTest: a test's copy runs from overlays of its own.
+func (c *collector) isTest(d hypervisor.Domain) bool {
+	for _, disk := range d.Disks {
+		if strings.HasPrefix(disk.Path, c.lister.StateDir+"/") && strings.Contains(disk.Path, "/active/test-") {
+			return true
+		}
+	}
+	return false
+}
+
+func socketName(uuid string) string { return model.MarkPrefix + uuid + ".sock" }
+
+var (
+	refName  = regexp.MustCompile(`^g[0-9]{1,19}-s[0-9]{1,19}$`)
+	ownSet   = regexp.MustCompile(`^g([0-9]{1,19})$`)
+	testFile = regexp.MustCompile(`^([0-9a-f-]{36})-([0-9]+)\.json$`)
+)
+
+func (c *collector) files() {
+	state, run := c.lister.StateDir, c.lister.RunDir
+	c.each(filepath.Join(state, "captures", "*", "*.json"), func(path string) {
+		uuid := filepath.Base(filepath.Dir(path))
+		c.add(model.MarkRecord, uuid, path)
+	})
+	c.each(filepath.Join(state, "scratch", "*", "*"), func(path string) {
+		c.add(model.MarkScratch, filepath.Base(filepath.Dir(path)), path)
+	})
+	c.each(filepath.Join(state, "replicas", "*", "chain.json"), func(path string) {
+		c.add(model.MarkReplica, filepath.Base(filepath.Dir(path)), filepath.Dir(path))
+	})
+	c.each(filepath.Join(state, "replicas", "*", "staging", "*"), func(path string) {
+		m := c.add(model.MarkStaging, filepath.Base(filepath.Dir(filepath.Dir(path))), path)
+		if name := filepath.Base(path); refName.MatchString(name) {
+			ref, _ := model.ParseMark(model.MarkPrefix + name)
+			m.Generation, m.Seq = ref.Generation, ref.Seq
+		}
+	})
+	c.each(filepath.Join(state, "replicas", "*", "active", "*"), func(path string) {
+		m := c.add(model.MarkOverlay, filepath.Base(filepath.Dir(filepath.Dir(path))), path)
+		if n := ownSet.FindStringSubmatch(filepath.Base(path)); n != nil {
+			g, _ := strconv.ParseUint(n[1], 10, 64)
+			m.Generation = model.Generation(g)
+		}
+	})
+	for dir, kind := range map[string]model.MarkKind{
+		"floors": model.MarkFloor, "watch": model.MarkWatch, "demoted": model.MarkRescue,
+		"restored": model.MarkRecord, "surrendered": model.MarkRecord, "paused": model.MarkRecord,
+	} {
+		c.perVM(filepath.Join(state, dir), kind)
+	}
+	c.each(filepath.Join(state, "tests", "*.json"), func(path string) {
+		if m := testFile.FindStringSubmatch(filepath.Base(path)); m != nil {
+			c.add(model.MarkTest, m[1], path)
+		}
+	})
+	c.each(filepath.Join(run, model.MarkPrefix+"*.sock"), func(path string) {
+		uuid := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), model.MarkPrefix), ".sock")
+		c.add(model.MarkSocket, uuid, path)
+	})
+	if c.lister.GuardDir != "" {
+		c.perVM(c.lister.GuardDir, model.MarkGuard)
+	}
+}
+
+func (c *collector) perVM(dir string, kind model.MarkKind) {
+	c.each(filepath.Join(dir, "*.json"), func(path string) {
+		if uuid := strings.TrimSuffix(filepath.Base(path), ".json"); model.ValidUUID(uuid) {
+			c.add(kind, uuid, path)
+		}
+	})
+}
+
+func (c *collector) each(pattern string, do func(path string)) {
+	paths, err := filepath.Glob(pattern)
+	if err != nil && c.err == nil {
+		c.err = model.Fail(model.Internal, err, "listing %s", pattern)
+	}
+	for _, p := range paths {
+		do(p)
+	}
+}
+
+// processes finds each qemu-nbd that serves on a socket of ours. One that is no child of this process has outlived the agent
+// that started it.
+func (c *collector) processes() {
+	proc := c.lister.Proc
+	if proc == "" {
+		proc = "/proc"
+	}
+	c.each(filepath.Join(proc, "[0-9]*", "cmdline"), func(path string) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return // it ended
+		}
+		args := strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
+		if filepath.Base(args[0]) != "qemu-nbd" {
+			return
+		}
+		socket := ""
+		for i, a := range args {
+			if v, ok := strings.CutPrefix(a, "--socket="); ok {
+				socket = v
+			} else if (a == "--socket" || a == "-k") && i+1 < len(args) {
+				socket = args[i+1]
+			}
+		}
+		if !strings.HasPrefix(socket, c.lister.RunDir+"/") {
+			return
+		}
+		pid := filepath.Base(filepath.Dir(path))
+		c.add(model.MarkNBD, "", "process "+pid+" on "+socket).Orphan = parentOf(proc, pid) != os.Getpid()
+	})
+}
+
+func parentOf(proc, pid string) int {
+	b, err := os.ReadFile(filepath.Join(proc, pid, "stat"))
+	if err != nil {
+		return os.Getpid() // it ended: no orphan
+	}
+	_, rest, ok := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 2 {
+		return 0
+	}
+	n, _ := strconv.Atoi(fields[1])
+	return n
+}
