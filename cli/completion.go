@@ -45,7 +45,7 @@ func (e *env) complete(v verb) cli.BashCompleteFunc {
 		}
 		ctx, cancel := context.WithTimeout(c.Context, namesLimit)
 		defer cancel()
-		s, err := e.connect(ctx, c.String("temporal-address"), c.String("namespace"))
+		s, err := e.connect(ctx, target{c.String("temporal-address"), c.String("namespace"), c.String("tls-dir")})
 		if err != nil {
 			return
 		}

@@ -37,7 +37,7 @@ func sit(t *testing.T) *desk {
 	d.env = env{
 		in: strings.NewReader(""), out: &d.stdout, err: &d.stderr, who: "kim@console", tick: time.Millisecond,
 		now: func() time.Time { return noon },
-		connect: func(context.Context, string, string) (service, error) {
+		connect: func(context.Context, target) (service, error) {
 			d.dialed++
 			return d.plane, nil
 		},

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
+	"understudy/internal/trust"
 	"understudy/internal/ui"
 	"understudy/starter"
 )
@@ -60,7 +62,27 @@ type env struct {
 	who         string // for histories
 	now         func() time.Time
 	tick        time.Duration // between two looks at what goes on
-	connect     func(ctx context.Context, address, namespace string) (service, error)
+	connect     func(ctx context.Context, to target) (service, error)
+}
+
+// target is where the control plane is.
+type target struct{ address, namespace, tlsDir string }
+
+// dial connects as the operator whose certificate lies in the folder.
+func dial(ctx context.Context, to target) (service, error) {
+	var secure *tls.Config
+	if to.tlsDir != "" {
+		folder, err := trust.Open(to.tlsDir)
+		if err != nil {
+			return nil, model.Fail(model.Refused, err, "the certificate cannot be used").WithTry("understudy ca show " + to.tlsDir)
+		}
+		secure = folder.Client(to.address, trust.Server)
+	}
+	c, err := starter.Dial(ctx, to.address, to.namespace, secure)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // Main runs the command line and returns the exit code. processes are the commands that are services (server, agent): they
@@ -73,13 +95,7 @@ func Main(args []string, processes ...*cli.Command) int {
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		interactive: terminal(os.Stdin) && terminal(os.Stderr), outTerminal: terminal(os.Stdout), errTerminal: terminal(os.Stderr),
 		who: caller(), now: time.Now, tick: 500 * time.Millisecond,
-		connect: func(ctx context.Context, address, namespace string) (service, error) {
-			c, err := starter.Dial(ctx, address, namespace)
-			if err != nil {
-				return nil, err
-			}
-			return c, nil
-		},
+		connect: dial,
 	}
 	return e.main(ctx, args, processes...)
 }

@@ -37,6 +37,7 @@ func (e *env) command(v verb) *cli.Command {
 		Flags: append(v.flags,
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT` of the result: table, json or jsonl"},
 			&cli.StringFlag{Name: "temporal-address", EnvVars: []string{"UNDERSTUDY_TEMPORAL_ADDRESS"}, Value: "127.0.0.1:7233", Usage: "Temporal frontend, `HOST:PORT`"},
+			&cli.StringFlag{Name: "tls-dir", EnvVars: []string{"UNDERSTUDY_TLS_DIR"}, Usage: "`FOLDER` with the operator's ca.crt, tls.crt and tls.key; without it nothing is encrypted"},
 			&cli.StringFlag{Name: "namespace", EnvVars: []string{"UNDERSTUDY_NAMESPACE"}, Value: contract.Namespace, Usage: "Temporal namespace"},
 		),
 		BashComplete: e.complete(v),
@@ -52,7 +53,7 @@ func (e *env) command(v verb) *cli.Command {
 
 // reach connects to the control plane; a command checks its arguments before.
 func (c *call) reach() (func(), error) {
-	s, err := c.connect(c.Context.Context, c.String("temporal-address"), c.String("namespace"))
+	s, err := c.connect(c.Context.Context, target{c.String("temporal-address"), c.String("namespace"), c.String("tls-dir")})
 	if err != nil {
 		return func() {}, err
 	}

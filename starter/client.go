@@ -5,6 +5,7 @@ package starter
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,13 +38,13 @@ type Client struct {
 // New uses an existing connection, which stays the caller's.
 func New(t client.Client) *Client { return &Client{t: t, address: "the given address"} }
 
-// Dial connects and fails within a few seconds when nobody answers.
-func Dial(ctx context.Context, address, namespace string) (*Client, error) {
+// Dial connects and fails within a few seconds when nobody answers. secure is nil where Temporal speaks without TLS.
+func Dial(ctx context.Context, address, namespace string, secure *tls.Config) (*Client, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	t, err := client.DialContext(dialCtx, client.Options{
 		HostPort: address, Namespace: namespace, Logger: slog.New(slog.DiscardHandler),
-		ConnectionOptions: client.ConnectionOptions{GetSystemInfoTimeout: dialTimeout},
+		ConnectionOptions: client.ConnectionOptions{GetSystemInfoTimeout: dialTimeout, TLS: secure},
 	})
 	if ctx.Err() != nil {
 		return nil, ctx.Err()

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"understudy/internal/model"
 )
@@ -73,14 +74,15 @@ func (c *Client) Ping(ctx context.Context) (model.HostID, error) {
 	const what = "asking the agent"
 	var md metadata.MD
 	out := &frame{}
-	if err := c.conn.Invoke(ctx, fullPing, &frame{body: []byte{byte(framePing)}}, out, grpc.Trailer(&md)); err != nil {
+	var who peer.Peer
+	if err := c.conn.Invoke(ctx, fullPing, &frame{body: []byte{byte(framePing)}}, out, grpc.Trailer(&md), grpc.Peer(&who)); err != nil {
 		return "", fromStatus(ctx, err, md, c.address, what)
 	}
 	host, err := decodePong(out.body)
 	if err != nil {
 		return "", down(err, c.address, what)
 	}
-	return host, nil
+	return host, Speaks(peer.NewContext(ctx, &who), host)
 }
 
 // Close ends the connection for pings. Sessions are closed by whoever opened them.

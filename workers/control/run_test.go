@@ -92,7 +92,7 @@ func raise(t *testing.T) *site {
 		}
 	})
 	require.Eventually(t, func() bool { return s.healthy().Healthy }, 60*time.Second, 100*time.Millisecond)
-	s.c, err = starter.Dial(t.Context(), s.o.address(), s.o.Namespace)
+	s.c, err = starter.Dial(t.Context(), s.o.address(), s.o.Namespace, nil)
 	require.NoError(t, err)
 	t.Cleanup(s.c.Close)
 	s.host("host-a")
