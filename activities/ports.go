@@ -35,6 +35,8 @@ type Snapshots interface {
 	Inspect(ctx context.Context, nameOrUUID string) (model.DomainFacts, hypervisor.Domain, error)
 	// Admit is Inspect that fails when the domain cannot be replicated.
 	Admit(ctx context.Context, nameOrUUID string) (model.DomainFacts, hypervisor.Domain, error)
+	// Warnings says what of a VM is in no point.
+	Warnings(ctx context.Context, uuid string) ([]string, error)
 }
 
 // Link reaches the agents of other hosts.

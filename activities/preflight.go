@@ -53,6 +53,11 @@ func (h *Host) preflightPrimary(ctx context.Context, in contract.PreflightIn, ou
 	if !facts.Running {
 		out.Warnings = append(out.Warnings, "the VM is not running; the first point is made when it runs")
 	}
+	warnings, err := h.Snapshot.Warnings(ctx, facts.VM.UUID)
+	if err != nil {
+		return err
+	}
+	out.Warnings = append(out.Warnings, warnings...)
 	out.NeedBytes = allocated(domain, facts.Disks)
 	for _, d := range facts.Disks {
 		if d.Format == model.FormatRaw {

@@ -61,6 +61,9 @@ func protect(c *call) error {
 	if err != nil {
 		return leaving(ctx, err, "the checks of %s go on. Try: understudy status %s", name, name)
 	}
+	for _, w := range d.State.Warnings {
+		fmt.Fprintf(c.err, "warning: %s\n", w)
+	}
 	if c.Bool("wait") {
 		if d, err = seeded(ctx, c, d); err != nil {
 			return err

@@ -28,6 +28,7 @@ type protectionView struct {
 	Points      int           `json:"points"`
 	Failover    *failoverView `json:"failover"`
 	Alerts      []alertView   `json:"alerts"`
+	Warnings    []string      `json:"warnings"`
 
 	Policy    policyView    `json:"policy"`
 	Reason    string        `json:"reason,omitempty"` // of Suspended and Failed
@@ -150,7 +151,7 @@ func viewOf(d contract.DescribeOut, now time.Time) protectionView {
 		VM: d.Spec.VM.Name, UUID: d.Spec.VM.UUID, Phase: st.Phase, Primary: st.Primary, Standby: st.Standby,
 		Generation: uint64(st.Generation), RPO: rpoOf(st, now), Points: st.Points, LastPoint: lastPoint(st),
 		Cadence: cadenceView{Interval: st.Cadence.Interval.Seconds(), NextAt: timeOrNil(st.Cadence.NextAt), Reason: st.Cadence.Reason, Binding: st.Cadence.Binding},
-		Alerts:  []alertView{}, Policy: policyOf(st.Policy), LastError: st.LastError,
+		Alerts:  []alertView{}, Warnings: append([]string{}, st.Warnings...), Policy: policyOf(st.Policy), LastError: st.LastError,
 		Totals: totalsView{
 			Cycles: st.Totals.Cycles, Skipped: st.Totals.Skipped, Failures: st.Totals.Failures, DirtyBytes: st.Totals.DirtyBytes,
 			SentBytes: st.Totals.SentBytes, MaxExposure: st.Totals.MaxExposure.Seconds(), Violations: st.Totals.Violations,

@@ -14,6 +14,8 @@ import (
 // host that was silent when it was removed: 1, 10, 100, … are tried.
 const generationTries = 6
 
+const maxWarnings = 20
+
 // setup checks both sides and takes the VM. Whatever refuses, nothing is left behind.
 func (p *protection) setup(ctx workflow.Context) error {
 	primary, standby, err := p.preflight(ctx)
@@ -25,6 +27,7 @@ func (p *protection) setup(ctx workflow.Context) error {
 	}
 	now := workflow.Now(ctx)
 	p.st.Disks = primary.Disks
+	p.warned(primary, standby)
 	p.link(p.st.Primary, primary.Facts)
 	p.link(p.st.Standby, standby.Facts)
 	p.st.Unreplicated, p.st.Assumed = &now, true // until the first point nothing is safe
@@ -42,6 +45,18 @@ func (p *protection) preflight(ctx workflow.Context) (primary, standby contract.
 	in.Disks, in.NeedBytes = primary.Disks, primary.NeedBytes
 	standby, err = contract.Preflight.Execute(ctx, p.queue(p.st.Standby), "check the standby", in)
 	return primary, standby, surface(err, p.vm.Name, p.st.Standby)
+}
+
+// warned keeps what the checks found.
+func (p *protection) warned(checks ...contract.PreflightOut) {
+	p.st.Warnings = nil
+	for _, c := range checks {
+		for _, w := range c.Warnings {
+			if len(p.st.Warnings) < maxWarnings {
+				p.st.Warnings = append(p.st.Warnings, clip(w))
+			}
+		}
+	}
 }
 
 // begin writes the record (a Conflict is somebody else's VM: nothing of ours to undo), then makes both hosts know the

@@ -68,6 +68,7 @@ func (p *protection) check(ctx workflow.Context) error {
 		return err
 	}
 	p.st.Disks = primary.Disks
+	p.warned(primary, standby)
 	p.link(p.st.Primary, primary.Facts)
 	p.link(p.st.Standby, standby.Facts)
 	return nil

@@ -134,6 +134,8 @@ type ProtectState struct {
 	Trigger *FailoverTrigger `json:"trigger,omitempty"`
 	// Reseed is the reason why the next point builds on nothing; the points that exist can still be started from.
 	Reseed string `json:"reseed,omitempty"`
+	// Warnings are what the checks of both hosts found and a person should know: what of the VM is in no point, among them.
+	Warnings []string `json:"warnings,omitempty"`
 	// Points is how many the standby's store had after the newest was committed.
 	Points int `json:"points,omitempty"`
 	// Decisions are the last ones, newest last, at most 20; left out of describe (the explain query has them).
