@@ -10,6 +10,7 @@ import (
 	"understudy/cli"
 	"understudy/workers/agent"
 	"understudy/workers/control"
+	"understudy/workers/guard"
 
 	urfave "github.com/urfave/cli/v2"
 )
@@ -18,7 +19,7 @@ var update = flag.Bool("update", false, "write deploy/packaging/conf anew")
 
 // Every flag of a process is in the file that the package installs, with the default that the program has.
 func TestTheConfigurationFilesHoldEveryFlag(t *testing.T) {
-	for _, c := range []*urfave.Command{control.Command(), agent.Command()} {
+	for _, c := range []*urfave.Command{control.Command(), agent.Command(), guard.Command()} {
 		t.Run(c.Name, func(t *testing.T) {
 			path := "../../deploy/packaging/conf/" + c.Name + ".conf"
 			want := cli.Configuration(c)

@@ -7,8 +7,9 @@ import (
 	"understudy/cli"
 	"understudy/workers/agent"
 	"understudy/workers/control"
+	"understudy/workers/guard"
 )
 
 func main() {
-	os.Exit(cli.Main(os.Args, control.Command(), agent.Command(), agent.TraceCommand()))
+	os.Exit(cli.Main(os.Args, control.Command(), agent.Command(), agent.TraceCommand(), guard.Command()))
 }
