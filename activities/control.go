@@ -19,6 +19,8 @@ type Power interface {
 type Control struct {
 	Records *lease.Records
 	Power   Power
+	// Grantor of leases that this control plane is; nil when it grants none.
+	Grantor *model.Grantor
 	Now     func() time.Time
 }
 
@@ -28,6 +30,7 @@ func (c *Control) Register(r contract.Registry) {
 	contract.Claim.Register(r, c.claim)
 	contract.Permit.Register(r, c.permit)
 	contract.ReadRecord.Register(r, c.read)
+	contract.SetMode.Register(r, c.setMode)
 	contract.DropRecord.Register(r, c.drop)
 	contract.FencePower.Register(r, c.fence)
 	contract.FenceCheck.Register(r, c.fenceCheck)
@@ -35,7 +38,17 @@ func (c *Control) Register(r contract.Registry) {
 
 func (c *Control) begin(ctx context.Context, in contract.PermitIn) (contract.RecordOut, error) {
 	rec, err := c.Records.Begin(ctx, in.VM, in.Generation, in.Host)
-	return contract.RecordOut{Record: rec}, toWire(err)
+	return c.told(rec), toWire(err)
+}
+
+// told adds this grantor: its address may change from one server to the next.
+func (c *Control) told(rec model.Record) contract.RecordOut {
+	return contract.RecordOut{Record: rec, Grantor: c.Grantor}
+}
+
+func (c *Control) setMode(ctx context.Context, in contract.SetModeIn) (contract.RecordOut, error) {
+	rec, err := c.Records.SetMode(ctx, in.VM.UUID, in.Generation, in.Host, in.Mode, in.Terms)
+	return c.told(rec), toWire(err)
 }
 
 func (c *Control) claim(ctx context.Context, in contract.ClaimIn) (contract.RecordOut, error) {
@@ -43,19 +56,19 @@ func (c *Control) claim(ctx context.Context, in contract.ClaimIn) (contract.Reco
 		return contract.RecordOut{}, toWire(model.Fail(model.InvalidArgument, nil, "a claim needs a target host and an attempt").WithVM(in.VM.Name))
 	}
 	rec, err := c.Records.Claim(ctx, in.VM.UUID, in.Generation, in.Expect, in.Target, in.Attempt)
-	return contract.RecordOut{Record: rec}, toWire(err)
+	return c.told(rec), toWire(err)
 }
 
 func (c *Control) permit(ctx context.Context, in contract.PermitIn) (contract.RecordOut, error) {
 	rec, err := c.Records.Permit(ctx, in.VM.UUID, lease.Permission{
 		Generation: in.Generation, Host: in.Host, Attempt: in.Attempt, Evidence: in.Evidence, Mode: in.Mode, Terms: in.Terms,
 	})
-	return contract.RecordOut{Record: rec}, toWire(err)
+	return c.told(rec), toWire(err)
 }
 
 func (c *Control) read(ctx context.Context, in contract.Fence) (contract.RecordOut, error) {
 	rec, err := c.Records.Read(ctx, in.VM.UUID)
-	return contract.RecordOut{Record: rec}, toWire(err)
+	return c.told(rec), toWire(err)
 }
 
 func (c *Control) drop(ctx context.Context, in contract.Fence) (contract.None, error) {

@@ -6,16 +6,21 @@ import (
 	"time"
 
 	"understudy/internal/contract"
+	"understudy/internal/lease"
 	"understudy/internal/model"
 )
 
-// seal raises the floor. The answer leaves only after the floor is on stable storage.
+// seal raises the floor and makes this host the candidate. The answer leaves only after that is on stable storage.
 func (h *Host) seal(ctx context.Context, in contract.SealIn) (contract.SealOut, error) {
-	if err := h.Floors.Raise(in.VM, in.Generation, in.Attempt); err != nil {
+	if in.FloorOnly {
+		return contract.SealOut{Floor: in.Generation, Terms: h.Leases.Terms()}, toWire(h.Floors.Raise(in.VM, in.Generation, in.Attempt))
+	}
+	before, err := h.Leases.Seal(ctx, in.VM, in.Generation, in.Attempt)
+	if err != nil {
 		return contract.SealOut{}, toWire(err)
 	}
 	h.Watcher.Yield(in.VM, in.Generation)
-	out := contract.SealOut{Floor: in.Generation}
+	out := contract.SealOut{Floor: before.Generation, Terms: h.Leases.Terms()}
 	d, err := h.Domains.Domain(ctx, in.VM.UUID)
 	if absent(err) {
 		return out, nil
@@ -32,11 +37,14 @@ func (h *Host) surrender(ctx context.Context, in contract.SurrenderIn) (contract
 	if err := h.stillWanted(ctx, in.Fence); err != nil {
 		return contract.EvidenceOut{}, toWire(err)
 	}
-	if err := h.Floors.Raise(in.VM, in.Generation, in.Attempt); err != nil {
+	if err := h.Leases.Surrender(in.VM, in.Generation, in.Attempt); err != nil {
 		return contract.EvidenceOut{}, toWire(err)
 	}
 	h.Watcher.Yield(in.VM, in.Generation)
 	if err := h.stopCopy(ctx, in); err != nil {
+		return contract.EvidenceOut{}, toWire(err)
+	}
+	if err := h.Leases.Stop(ctx, in.VM.UUID); err != nil {
 		return contract.EvidenceOut{}, toWire(err)
 	}
 	return contract.EvidenceOut{Evidence: model.Evidence{
@@ -65,6 +73,9 @@ func (h *Host) takeUp(ctx context.Context, in contract.TakeUpIn) (contract.TakeU
 		return contract.TakeUpOut{}, toWire(err)
 	}
 	if err := h.admit(in.Fence); err != nil {
+		return contract.TakeUpOut{}, toWire(err)
+	}
+	if err := h.first(ctx, lease.Hold{VM: in.VM, Generation: in.Generation, Mode: in.Mode, Grantors: in.Grantors, Action: in.Action}); err != nil {
 		return contract.TakeUpOut{}, toWire(err)
 	}
 	began := h.Now()

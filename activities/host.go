@@ -17,6 +17,7 @@ import (
 type Host struct {
 	ID       model.HostID
 	Floors   Floors
+	Leases   Leases
 	Snapshot Snapshots
 	Link     Link
 	Shares   Shares
@@ -47,6 +48,8 @@ func (h *Host) Register(short, bulk contract.Registry) {
 	contract.Confirm.Register(short, h.confirm)
 	contract.Dismantle.Register(short, h.dismantle)
 	contract.Observe.Register(short, h.observe)
+	contract.Hold.Register(short, h.hold)
+	contract.AwaitLease.Register(short, h.awaitLease)
 	contract.Seal.Register(short, h.seal)
 	contract.Surrender.Register(short, h.surrender)
 	contract.TakeUp.Register(short, h.takeUp)

@@ -157,7 +157,7 @@ func hostEnv(t *testing.T) *hostFixture {
 	require.NoError(t, err)
 	f := &hostFixture{floors: floors, source: &fakeSource{}, store: &fakeStore{free: 10 << 30}, restore: &fakeRestorer{}, watcher: &fakeWatcher{}}
 	f.Host = &Host{
-		ID: "host-b", Floors: floors, Snapshot: f.source, Store: f.store, Restorer: f.restore, Watcher: f.watcher,
+		ID: "host-b", Floors: floors, Leases: unguarded(t, floors), Snapshot: f.source, Store: f.store, Restorer: f.restore, Watcher: f.watcher,
 		Self: fakeSelf{}, Domains: fakeDomains{}, Reserve: 1 << 30, Now: time.Now,
 		Standing: func(context.Context, []byte) error { return nil },
 	}
@@ -165,6 +165,13 @@ func hostEnv(t *testing.T) *hostFixture {
 	f.env = suite.NewTestActivityEnvironment()
 	f.Register(f.env, f.env)
 	return f
+}
+
+// unguarded holds leases on a host that has no guard: everything is in mode sole.
+func unguarded(t *testing.T, s *lease.State) *lease.Holder {
+	clock, err := lease.SystemClock()
+	require.NoError(t, err)
+	return lease.NewHolder(lease.HolderOptions{Host: "host-b", State: s, Clock: clock, Terms: func() model.LeaseTerms { return model.DefaultTerms(0) }})
 }
 
 // run executes a handle's activity as the server would.

@@ -16,6 +16,7 @@ func (h *Host) observe(ctx context.Context, in contract.ObserveIn) (model.Observ
 	if err != nil {
 		return model.Observation{}, toWire(err)
 	}
+	o.Terms = h.Leases.Terms()
 	o.DirtyBytes, o.DirtyAt = -1, nil
 	if o.Running && !in.Committed.IsZero() {
 		// A bitmap that cannot be asked is not a failure of observing: the next capture finds out why.

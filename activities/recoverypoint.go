@@ -64,7 +64,7 @@ func (h *Host) retire(ctx context.Context, in contract.RetireIn) (contract.Retir
 		keep("the replica", h.Store.Remove(ctx, in.VM))
 	}
 	if len(left) == 0 {
-		keep("the floor", h.Floors.Forget(in.VM.UUID))
+		keep("the lease", h.Leases.Drop(ctx, in.VM))
 	}
 	return contract.RetireOut{Leftovers: list(left)}, nil
 }

@@ -5,8 +5,10 @@ import (
 	"go/parser"
 	"go/token"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -23,15 +25,19 @@ func (r recorder) RegisterActivityWithOptions(_ any, o activity.RegisterOptions)
 func handleNames(t *testing.T) []string {
 	t.Helper()
 	var names []string
-	for _, file := range []string{"activities.go", "move.go", "salvage.go", "marks.go"} {
-		names = append(names, handleNamesOf(t, file)...)
+	files, err := filepath.Glob("../internal/contract/*.go")
+	require.NoError(t, err)
+	for _, file := range files {
+		if !strings.HasSuffix(file, "_test.go") {
+			names = append(names, handleNamesOf(t, file)...)
+		}
 	}
 	slices.Sort(names)
 	return names
 }
 
 func handleNamesOf(t *testing.T, file string) []string {
-	f, err := parser.ParseFile(token.NewFileSet(), "../internal/contract/"+file, nil, 0)
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
 	require.NoError(t, err)
 	var names []string
 	ast.Inspect(f, func(n ast.Node) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"understudy/internal/contract"
+	"understudy/internal/lease"
 )
 
 func (h *Host) materialize(ctx context.Context, in contract.MaterializeIn) (contract.MaterializeOut, error) {
@@ -23,6 +24,9 @@ func (h *Host) start(ctx context.Context, in contract.StartIn) (contract.StartOu
 		return contract.StartOut{}, toWire(err)
 	}
 	if err := h.stillWanted(ctx, in.Fence); err != nil {
+		return contract.StartOut{}, toWire(err)
+	}
+	if err := h.first(ctx, lease.Hold{VM: in.VM, Generation: in.Generation, Mode: in.Mode, Grantors: in.Grantors, Action: in.Action}); err != nil {
 		return contract.StartOut{}, toWire(err)
 	}
 	began := h.Now()

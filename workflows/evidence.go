@@ -46,6 +46,9 @@ func (f *failover) prove(ctx workflow.Context) (string, error) {
 	if f.in.FromSilent {
 		l.rung(work, "fence", l.fence)
 	}
+	if l.wait() > 0 {
+		l.rung(work, "lease", l.lease)
+	}
 	if _, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
 		Timeout: l.limit(), TimerOptions: workflow.TimerOptions{Summary: "evidence that the old VM is off"},
 	}, func() bool { return l.won != nil || l.running == 0 }); err != nil {
@@ -65,12 +68,33 @@ func (f *failover) prove(ctx workflow.Context) (string, error) {
 
 func (l *ladder) limit() time.Duration {
 	switch {
-	case l.f.in.Confirmed != nil:
+	case l.f.in.Confirmed != nil && (l.f.in.Force || l.wait() == 0):
 		return personGrace
 	case l.f.in.EvidenceTimeout > 0:
 		return l.f.in.EvidenceTimeout
 	}
-	return evidenceLimit
+	return max(evidenceLimit, 2*l.wait())
+}
+
+// wait is W of the old holder, by the terms that it acknowledged. 0: no lease binds it, or its guard is less than asked for.
+func (l *ladder) wait() time.Duration {
+	rec := l.f.record
+	bound := rec.Mode == model.ModeLeased || rec.Mode == model.ModeProbation
+	if !bound || rec.Terms.GuardLevel < max(1, l.f.in.GuardLevel) {
+		return 0
+	}
+	return rec.Terms.Wait()
+}
+
+// lease is measured by the target's own clock after its seal, never by a timer of the workflow.
+func (l *ladder) lease(ctx workflow.Context) error {
+	w := l.wait()
+	a := contract.AwaitLease
+	a.Options.StartToCloseTimeout = 2*w + time.Minute
+	out, err := a.Execute(ctx, contract.HostQueue(l.f.in.To), fmt.Sprintf("wait %s until the lease of %s has run out", w, l.f.in.From), contract.AwaitLeaseIn{
+		Fence: l.f.fence(), Attempt: l.f.id, Wait: w,
+	})
+	return l.take(out, err)
 }
 
 func (l *ladder) rung(ctx workflow.Context, name string, climb func(workflow.Context) error) {

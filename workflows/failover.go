@@ -28,11 +28,13 @@ const (
 //	seal         target's floor: seal 2                        hand back   same generation and attempt
 //	prove        evidence that the old VM is off, after both   hand back   bound to the attempt; what is off stays off
 //	salvage      a last point of the dead VM's own disks       –           its number is reserved; never fatal
+//	turn         the recovery plan's order, of many VMs        release     the slot ends by itself too
 //	permit       the record lets the target run it             hand back   same generation and host
 //	materialize  bootable overlay on the point                 dismantle   named by the generation
 //	start        define and start                              dismantle   a running one is success
 //	confirm      it stays running                              –           reads only
 //	———————————————— point of no return ————————————————
+//	commit       probation is over: mode sole                  –           one way
 //	publish      child-finished to the protection              –           only the first one counts
 //
 // Hand back (handback.go) burns one more generation and permits it to the old holder; a number is never used again. Where
@@ -46,7 +48,12 @@ type failover struct {
 	undo   saga
 	points []contract.PointView
 	record model.Record
-	paused time.Time // of a switchover: when the order to pause was given
+	// grantor is the control plane's own; sealed are the terms that the target reported.
+	grantor *model.Grantor
+	sealed  model.LeaseTerms
+	// admitted: the recovery has given this start a slot, or will.
+	admitted bool
+	paused   time.Time // of a switchover: when the order to pause was given
 }
 
 // FailoverVM takes a VM over. It answers its parent by signal, because the parent may have continued as new; its own
@@ -66,6 +73,7 @@ func FailoverVM(ctx workflow.Context, in contract.FailoverIn) (contract.Failover
 	} else {
 		f.out.Outcome = contract.OutcomeDone
 	}
+	f.release(ctx, err == nil)
 	f.publish(ctx)
 	return f.out, surface(err, in.VM.Name, in.To)
 }
@@ -77,10 +85,12 @@ func (f *failover) takeOver(ctx workflow.Context) error {
 		{"seal", f.seal},
 		{"prove", f.prove},
 		{"salvage", f.salvage},
+		{"turn", f.admission},
 		{"permit", f.permit},
 		{"boot", f.boot},
+		{"commit", f.commit},
 	}...) {
-		if s.name == "salvage" && f.in.Salvage == nil {
+		if s.name == "salvage" && f.in.Salvage == nil || s.name == "turn" && f.in.Place == nil || s.name == "commit" && f.mode() != model.ModeProbation {
 			continue
 		}
 		if err := f.step(ctx, s.name, s.do); err != nil {
@@ -151,17 +161,19 @@ func (f *failover) claim(ctx workflow.Context) (string, error) {
 		return "", err
 	}
 	f.saw(out.Record)
+	f.grantor = out.Grantor
 	return fmt.Sprintf("%s held generation %d", out.Record.PermitHost, out.Record.Permitted), nil
 }
 
 func (f *failover) seal(ctx workflow.Context) (string, error) {
 	out, err := contract.Seal.Execute(ctx, contract.HostQueue(f.in.To), fmt.Sprintf("floor %d on %s", f.in.Generation, f.in.To), contract.SealIn{Fence: f.fence(), Attempt: f.id})
+	f.sealed = out.Terms
 	return fmt.Sprintf("floor was %d", out.Floor), err
 }
 
 func (f *failover) permit(ctx workflow.Context) (string, error) {
 	out, err := contract.Permit.Execute(ctx, contract.ControlQueue, fmt.Sprintf("generation %d may run on %s", f.in.Generation, f.in.To), contract.PermitIn{
-		Fence: f.fence(), Host: f.in.To, Attempt: f.id, Evidence: f.out.Evidence,
+		Fence: f.fence(), Host: f.in.To, Attempt: f.id, Evidence: f.out.Evidence, Mode: f.mode(), Terms: f.sealed,
 	})
 	if err != nil {
 		return "", err
@@ -209,7 +221,9 @@ func (f *failover) startPoint(ctx workflow.Context) (string, error) {
 		return "", err
 	}
 	err = f.step(ctx, "start", func(ctx workflow.Context) (string, error) {
-		_, err := contract.Start.Execute(ctx, queue, "start "+f.in.VM.Name, contract.StartIn{Fence: f.fence(), Point: point})
+		_, err := contract.Start.Execute(ctx, queue, "start "+f.in.VM.Name, contract.StartIn{
+			Fence: f.fence(), Point: point, Mode: f.mode(), Grantors: f.control(), Action: f.in.Action, Networks: f.in.Networks,
+		})
 		f.ran(ctx, err)
 		return "", err
 	})
@@ -262,6 +276,36 @@ func (f *failover) publish(ctx workflow.Context) {
 	if err := contract.SigChildFinished.SendExternal(free, f.in.Parent, in).Get(free, nil); err != nil {
 		f.log.Error("the protection could not be told", "parent", f.in.Parent, "error", err)
 	}
+}
+
+// mode is what the new generation begins in: on probation the control plane alone can take the VM back, also when the target
+// dies in mid-failover. Without a guard nobody would stop it, so it is sole.
+func (f *failover) mode() model.LeaseMode {
+	if f.sealed.GuardLevel >= 1 && f.grantor != nil {
+		return model.ModeProbation
+	}
+	return model.ModeSole
+}
+
+func (f *failover) control() []model.Grantor {
+	if f.grantor == nil {
+		return nil
+	}
+	return []model.Grantor{*f.grantor}
+}
+
+// commit ends the probation, at the control plane first. Should it not come through, the protection commits later: the VM runs.
+func (f *failover) commit(ctx workflow.Context) (string, error) {
+	in := contract.SetModeIn{Fence: f.fence(), Host: f.in.To, Mode: model.ModeSole, Terms: f.sealed}
+	if _, err := contract.SetMode.Execute(ctx, contract.ControlQueue, "probation is over", in); err != nil {
+		return "later: " + sentence(err), nil
+	}
+	if _, err := contract.Hold.Execute(ctx, contract.HostQueue(f.in.To), "probation is over", contract.HoldIn{
+		Fence: f.fence(), Mode: model.ModeSole, Grantors: f.control(), Action: f.in.Action,
+	}); err != nil {
+		return "later: " + sentence(err), nil
+	}
+	return "", nil
 }
 
 func (f *failover) fence() contract.Fence {

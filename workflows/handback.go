@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"fmt"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -51,7 +52,9 @@ func (f *failover) handBack(ctx workflow.Context) error {
 	if ours && holder != rec.PermitHost {
 		out, err := contract.Surrender.Execute(ctx, contract.HostQueue(rec.PermitHost), "the new holder gives it up", contract.SurrenderIn{Fence: g, Attempt: f.id})
 		if err != nil {
-			return err
+			if out, err = f.outlast(ctx, g, rec, holder, err); err != nil {
+				return err
+			}
 		}
 		proof = &out.Evidence
 	}
@@ -63,6 +66,22 @@ func (f *failover) handBack(ctx workflow.Context) error {
 	}
 	f.handedBack(out.Record)
 	return nil
+}
+
+// outlast waits for the probation of a target that was permitted and does not answer: the old host is sealed like any target,
+// and waits W on its own clock. Nothing shorter proves that the target never started it [C13].
+func (f *failover) outlast(ctx workflow.Context, g contract.Fence, rec model.Record, holder model.HostID, why error) (contract.EvidenceOut, error) {
+	if rec.Mode != model.ModeProbation && rec.Mode != model.ModeLeased || rec.Terms.Wait() == 0 {
+		return contract.EvidenceOut{}, why
+	}
+	if _, err := contract.Seal.Execute(ctx, contract.HostQueue(holder), "seal "+string(holder), contract.SealIn{Fence: g, Attempt: f.id}); err != nil {
+		return contract.EvidenceOut{}, err
+	}
+	a := contract.AwaitLease
+	a.Options.StartToCloseTimeout = 2*rec.Terms.Wait() + time.Minute
+	return a.Execute(ctx, contract.HostQueue(holder), fmt.Sprintf("wait %s until the probation of %s has run out", rec.Terms.Wait(), rec.PermitHost), contract.AwaitLeaseIn{
+		Fence: g, Attempt: f.id, Wait: rec.Terms.Wait(),
+	})
 }
 
 func (f *failover) handedBack(rec model.Record) {

@@ -37,6 +37,11 @@ func (p *protection) startFailover(ctx workflow.Context) {
 		in.Confirmed = &model.Evidence{Kind: model.EvidencePerson, Generation: g, By: t.By, Detail: t.Reason, At: t.At}
 	}
 	in.Salvage = p.maySalvage(t)
+	in.GuardLevel, in.Force = st.Policy.GuardLevel, t.Force
+	in.Action, in.Networks = st.Policy.Isolation, st.Policy.Networks
+	if t.Planned == nil {
+		in.Place = p.place(in.FromSilent)
+	}
 	planned := p.plan(&in, t, workflow.Now(ctx), p.compression())
 	id := contract.FailoverID(p.vm.UUID, g)
 	st.Failover = &contract.FailoverBrief{
@@ -161,7 +166,7 @@ func (p *protection) cameToNothing(ctx workflow.Context, out contract.FailoverOu
 // the takeover no longer waited for; nothing was written since, so starting it again loses nothing.
 func (p *protection) takeUp(ctx workflow.Context) {
 	st := p.st
-	out, err := contract.TakeUp.Execute(ctx, p.queue(st.Primary), "go on under generation "+fmt.Sprint(st.Generation), contract.TakeUpIn{Fence: p.fence()})
+	out, err := contract.TakeUp.Execute(ctx, p.queue(st.Primary), "go on under generation "+fmt.Sprint(st.Generation), contract.TakeUpIn{Fence: p.fence(), Mode: model.ModeSole, Grantors: p.control(), Action: st.Policy.Isolation})
 	switch {
 	case err == nil:
 		st.TakeUp, p.takeUps = false, 0

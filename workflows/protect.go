@@ -51,9 +51,10 @@ type protection struct {
 	settledAt time.Time     // of the newest point
 	givenBack bool          // an abandoned capture's writes are in the counters again
 
-	takeUps int  // that failed in a row
-	judging bool // the judge coroutine lives
-	blind   int  // looks that failed in a row
+	bindAt  time.Time // binding failed; not before this
+	takeUps int       // that failed in a row
+	judging bool      // the judge coroutine lives
+	blind   int       // looks that failed in a row
 
 	moveErr error // why the switchover that somebody asked for does not take place
 
@@ -129,6 +130,7 @@ func (p *protection) run(ctx workflow.Context) error {
 		case !p.st.StandbyReady:
 			p.prepareStandby(ctx)
 		default:
+			p.bind(ctx)
 			p.bootDue(ctx)
 			p.step(ctx)
 		}

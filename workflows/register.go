@@ -12,5 +12,6 @@ func Register(r worker.Registry) {
 	r.RegisterWorkflowWithOptions(ProtectVM, workflow.RegisterOptions{Name: contract.ProtectVMName})
 	r.RegisterWorkflowWithOptions(FailoverVM, workflow.RegisterOptions{Name: contract.FailoverVMName})
 	r.RegisterWorkflowWithOptions(TestFailoverVM, workflow.RegisterOptions{Name: contract.TestFailoverName})
+	r.RegisterWorkflowWithOptions(Recovery, workflow.RegisterOptions{Name: contract.RecoveryName})
 	r.RegisterWorkflowWithOptions(HostWatch, workflow.RegisterOptions{Name: contract.HostWatchName})
 }

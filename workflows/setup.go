@@ -62,16 +62,19 @@ func (p *protection) warned(checks ...contract.PreflightOut) {
 // begin writes the record (a Conflict is somebody else's VM: nothing of ours to undo), then makes both hosts know the
 // generation. A host may still hold the floor of an earlier protection; numbers are never re-used, so a higher one is tried.
 func (p *protection) begin(ctx workflow.Context) error {
-	var err error
+	var last error
 	for try, g := 0, model.Generation(1); try < generationTries; try, g = try+1, g*10 {
 		p.st.Generation, p.st.Claimed = g, g
 		in := contract.PermitIn{Fence: p.fence(), Host: p.st.Primary, Attempt: p.id()}
-		if _, err := contract.BeginRecord.Execute(ctx, contract.ControlQueue, "generation record", in); err != nil {
+		begun, err := contract.BeginRecord.Execute(ctx, contract.ControlQueue, "generation record", in)
+		if err != nil {
 			return surface(err, p.vm.Name, p.st.Primary)
 		}
+		p.st.Grantor = begun.Grantor
 		if err = p.sealBoth(ctx); err == nil {
 			return nil
 		}
+		last = err
 		free, cancel := workflow.NewDisconnectedContext(ctx)
 		_, dropErr := contract.DropRecord.Execute(free, contract.ControlQueue, "undo the generation record", p.fence())
 		cancel()
@@ -82,12 +85,12 @@ func (p *protection) begin(ctx workflow.Context) error {
 			return err
 		}
 	}
-	return err
+	return last
 }
 
 func (p *protection) sealBoth(ctx workflow.Context) error {
 	for _, h := range []model.HostID{p.st.Primary, p.st.Standby} {
-		in := contract.SealIn{Fence: p.fence(), Attempt: p.id()}
+		in := contract.SealIn{Fence: p.fence(), Attempt: p.id(), FloorOnly: true}
 		if _, err := contract.Seal.Execute(ctx, p.queue(h), fmt.Sprintf("floor %d on %s", p.st.Generation, h), in); err != nil {
 			return surface(err, p.vm.Name, h)
 		}

@@ -15,6 +15,7 @@ const silentPause = 30 * time.Second
 // prepareStandby makes the returning host the standby: it gives up its old copy durably, is checked, and is watched again.
 // The first point on it stands alone: what its store holds is of an older role.
 func (p *protection) prepareStandby(ctx workflow.Context) {
+	p.bind(ctx)
 	if c := p.decideStandby(ctx); c.StartIn > 0 {
 		p.rest(ctx, c)
 		return
@@ -78,5 +79,11 @@ func (p *protection) check(ctx workflow.Context) error {
 func (p *protection) link(h model.HostID, facts model.HostFacts) {
 	if facts.LinkAddress != "" {
 		p.st.Links[string(h)] = facts.LinkAddress
+	}
+	if facts.GrantorID != "" {
+		if p.st.Leases == nil {
+			p.st.Leases = map[string]contract.HostLease{}
+		}
+		p.st.Leases[string(h)] = contract.HostLease{GrantorID: facts.GrantorID, Terms: facts.Terms}
 	}
 }

@@ -17,6 +17,7 @@ func (p *protection) handleUpdates(ctx workflow.Context) error {
 		contract.UpdPause.Handle(ctx, p.pause, func(contract.PauseIn) error { return p.mustBeReady() }),
 		contract.UpdResume.Handle(ctx, p.resume, func(contract.ResumeIn) error { return p.mustBeReady() }),
 		contract.UpdSetPolicy.Handle(ctx, p.setPolicy, p.validPolicy),
+		contract.UpdSetStart.Handle(ctx, p.setStart, p.validStart),
 		contract.UpdReplicateNow.Handle(ctx, p.replicateNow, p.validReplicateNow),
 		contract.UpdFailover.Handle(ctx, p.requestFailover, p.validFailover),
 		contract.UpdUnprotect.Handle(ctx, p.requestUnprotect, p.validUnprotect),

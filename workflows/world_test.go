@@ -36,6 +36,9 @@ type fakeHost struct {
 	off     bool // no power
 	running bool // a copy of the VM runs
 	stopped bool // it was stopped for a takeover
+	frozen  bool // its guard stopped the copy at a deadline
+	bound   bool // the copy has a deadline
+	seen    model.LeaseMode
 	floor   model.Generation
 	points  []contract.PointView
 	paused  bool // the guest stands still
@@ -72,6 +75,7 @@ type world struct {
 	unreplicated int64
 	slowBoot     time.Duration
 	readable     bool // a dead VM's disks can be read by its host's agent
+	guards       int  // level of every host's guard; 0: there are no leases
 }
 
 // fault is what an activity answers instead of, or (lost) after, doing its work.
@@ -113,6 +117,7 @@ func (w *world) serveOn(r contract.Registry) {
 	w.serveStages()
 	w.serveHosts()
 	w.serveMoves()
+	w.serveLeases()
 }
 
 func (w *world) failNext(name string, errs ...error) {
@@ -201,8 +206,11 @@ func (h *fakeHost) admit(f contract.Fence) error {
 func (w *world) serveControl() {
 	ctx := context.Background()
 	record := func(r model.Record, err error) (contract.RecordOut, error) {
-		return contract.RecordOut{Record: r}, wire(err)
+		return contract.RecordOut{Record: r, Grantor: w.grantor()}, wire(err)
 	}
+	serve(w, contract.SetMode, func(_ *fakeHost, in contract.SetModeIn) (contract.RecordOut, error) {
+		return record(w.records.SetMode(ctx, in.VM.UUID, in.Generation, in.Host, in.Mode, in.Terms))
+	})
 	serve(w, contract.BeginRecord, func(_ *fakeHost, in contract.PermitIn) (contract.RecordOut, error) {
 		return record(w.records.Begin(ctx, in.VM, in.Generation, in.Host))
 	})
@@ -316,12 +324,12 @@ func (w *world) oldestWrite(now time.Time) *time.Time {
 func (w *world) serveHosts() {
 	serve(w, contract.Preflight, func(h *fakeHost, in contract.PreflightIn) (contract.PreflightOut, error) {
 		return contract.PreflightOut{
-			Facts: model.HostFacts{Host: h.id, LinkAddress: string(h.id) + ":7450"}, VM: in.VM, Disks: []model.Disk{{Target: "vda"}}, Running: h.running,
+			Facts: model.HostFacts{Host: h.id, LinkAddress: string(h.id) + ":7450", GrantorID: "g-" + string(h.id), Terms: w.terms()}, VM: in.VM, Disks: []model.Disk{{Target: "vda"}}, Running: h.running,
 		}, nil
 	})
 	serve(w, contract.Observe, func(h *fakeHost, in contract.ObserveIn) (model.Observation, error) {
 		now := w.now()
-		o := model.Observation{At: now, Running: h.running, State: "running", DirtyBytes: 0, SamplePeriod: 1}
+		o := model.Observation{At: now, Running: h.running, State: "running", DirtyBytes: 0, SamplePeriod: 1, Terms: w.terms()}
 		if !h.running {
 			o.State = "shut off"
 		}
@@ -338,7 +346,7 @@ func (w *world) serveHosts() {
 	})
 	serve(w, contract.Seal, func(h *fakeHost, in contract.SealIn) (contract.SealOut, error) {
 		old := h.floor
-		return contract.SealOut{Floor: old, Running: h.running}, h.admit(in.Fence)
+		return contract.SealOut{Floor: old, Running: h.running, Terms: w.terms()}, h.admit(in.Fence)
 	})
 	serve(w, contract.Surrender, func(h *fakeHost, in contract.SurrenderIn) (contract.EvidenceOut, error) {
 		if err := h.admit(in.Fence); err != nil {
@@ -369,11 +377,11 @@ func (w *world) serveHosts() {
 		}
 		out := contract.TakeUpOut{Started: h.stopped && !h.running}
 		for _, other := range w.hosts {
-			if out.Started && other.running {
+			if out.Started && other.writes() {
 				w.t.Errorf("a second copy is started on %s while one runs on %s", h.id, other.id)
 			}
 		}
-		h.running, h.stopped, h.paused = h.running || out.Started, false, false
+		h.running, h.stopped, h.paused, h.frozen = h.running || out.Started, false, false, false
 		return out, nil
 	})
 	serve(w, contract.Materialize, func(h *fakeHost, in contract.MaterializeIn) (contract.MaterializeOut, error) {
@@ -381,11 +389,12 @@ func (w *world) serveHosts() {
 	})
 	serve(w, contract.Start, func(h *fakeHost, in contract.StartIn) (contract.StartOut, error) {
 		for _, other := range w.hosts {
-			if other.running && other != h {
+			if other.writes() && other != h {
 				w.t.Errorf("a second copy is started on %s while one runs on %s", h.id, other.id)
 			}
 		}
-		h.running = true
+		h.running, h.frozen = true, false
+		h.bound, h.seen = in.Mode == model.ModeProbation, in.Mode
 		w.started = append(w.started, in.Point)
 		return contract.StartOut{StartedAt: w.now()}, h.admit(in.Fence)
 	})

@@ -257,6 +257,8 @@ type RecordOut struct {
 type SealIn struct {
 	Fence
 	Attempt string `json:"attempt"`
+	// FloorOnly makes no candidate of the host: it grants on. Protection begins with it.
+	FloorOnly bool `json:"floor_only,omitempty"`
 }
 
 // SealOut says what the host held before.

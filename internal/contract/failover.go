@@ -23,8 +23,17 @@ type FailoverIn struct {
 	Expect model.Generation `json:"expect"`
 	// FromSilent says that the old host is silent, so that its power may be cut without waiting for it to surrender first.
 	FromSilent bool `json:"from_silent,omitempty"`
+	// Place is the VM's among those that start together; nil asks nobody.
+	Place *StartPlace `json:"place,omitempty"`
 	// Salvage lets it read the dead VM's disks first; nil does not try.
 	Salvage *Salvage `json:"salvage,omitempty"`
+	// GuardLevel is the least level of the old host's guard at which a lease that ran out is evidence; 0 is 1.
+	GuardLevel int `json:"guard_level,omitempty"`
+	// Force takes a person's word at once, also where the old host is bound by a lease that could be waited for.
+	Force bool `json:"force,omitempty"`
+	// Action, Networks and Probes are of the policy.
+	Action   model.Isolation   `json:"action,omitempty"`
+	Networks map[string]string `json:"networks,omitempty"`
 	// Parent is the workflow that gets child-finished; empty for none.
 	Parent string `json:"parent,omitempty"`
 	// Planned makes it a switchover; nil for a failover.

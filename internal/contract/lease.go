@@ -38,6 +38,30 @@ type AwaitLeaseIn struct {
 	Wait    time.Duration `json:"wait_ns"`
 }
 
+// LeaseState is what binds the primary now, as both sides acknowledged it.
+type LeaseState struct {
+	Generation model.Generation `json:"generation"`
+	Mode       model.LeaseMode  `json:"mode"`
+	Terms      model.LeaseTerms `json:"terms"` // the primary's
+	Grantors   []model.Grantor  `json:"grantors,omitempty"`
+	// Why it is not leased, when it is not: what a takeover of a silent host needs instead.
+	Why string `json:"why,omitempty"`
+}
+
+// Wait is how long a takeover of a silent primary waits for its lease; 0 when a lease proves nothing.
+func (l *LeaseState) Wait() time.Duration {
+	if l == nil || l.Mode == model.ModeSole {
+		return 0
+	}
+	return l.Terms.Wait()
+}
+
+// HostLease is what a protection knows of a host's part in leases.
+type HostLease struct {
+	GrantorID string           `json:"grantor_id"`
+	Terms     model.LeaseTerms `json:"terms"`
+}
+
 // Activities of the lease.
 var (
 	Hold       = Activity[HoldIn, HoldOut]{"hold", hostOptions(30, 6, 2)}

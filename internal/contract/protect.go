@@ -108,6 +108,7 @@ type ProtectState struct {
 	Failover     *FailoverBrief     `json:"failover,omitempty"`
 	HostSilent   map[string]bool    `json:"host_silent,omitempty"`
 	LastLoad     string             `json:"last_load,omitempty"`    // of the primary's host, when it fell silent
+	Start        *model.StartRule   `json:"start,omitempty"`        // its place in the recovery plan
 	ForceResync  string             `json:"force_resync,omitempty"` // reason; the next cycle does not trust bitmaps
 
 	// Claimed is the highest generation ever claimed or burnt; the next takeover goes above it.
@@ -138,6 +139,11 @@ type ProtectState struct {
 	Warnings []string `json:"warnings,omitempty"`
 	// Points is how many the standby's store had after the newest was committed.
 	Points int `json:"points,omitempty"`
+	// Lease is what binds the primary; nil until it was told. Grantor is the control plane's own; nil when it grants nothing.
+	Lease   *LeaseState    `json:"lease,omitempty"`
+	Grantor *model.Grantor `json:"grantor,omitempty"`
+	// Leases are the hosts' parts in leases, by host.
+	Leases map[string]HostLease `json:"leases,omitempty"`
 	// Decisions are the last ones, newest last, at most 20; left out of describe (the explain query has them).
 	Decisions []Decision `json:"decisions,omitempty"`
 	// Learned is what the past cycles say about the next one: a document of internal/decide/cadence, below 16 kB, there only
@@ -171,6 +177,7 @@ type FailoverTrigger struct {
 	Request bool         `json:"request"`
 	// Confirmed and Seq come from a person's request.
 	Confirmed bool      `json:"confirmed,omitempty"`
+	Force     bool      `json:"force,omitempty"` // do not wait for the lease of a host that a person confirmed to be off
 	Seq       model.Seq `json:"seq,omitempty"`
 	// Planned asks for a switchover.
 	Planned *SwitchoverRequestIn `json:"planned,omitempty"`
@@ -256,6 +263,8 @@ type FailoverRequestIn struct {
 	Reason string `json:"reason"`
 	// ConfirmPrimaryDown is a person's word that the primary's host is off ("the domain is not running" is not enough).
 	ConfirmPrimaryDown bool `json:"confirm_primary_down"`
+	// Force takes that word at once; without it a lease that binds the host is waited for all the same.
+	Force bool `json:"force,omitempty"`
 	// Seq chooses a point; 0 takes the newest verified one.
 	Seq model.Seq `json:"seq"`
 }

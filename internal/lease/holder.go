@@ -219,9 +219,8 @@ func (h *Holder) MayRun(uuid string, g model.Generation) error {
 	return nil
 }
 
-// Surrender gives the VM up: the floor is raised and the hold dropped durably first, then the guard kills what runs and
-// proves it gone. The caller asks libvirt afterwards.
-func (h *Holder) Surrender(ctx context.Context, vm model.VMRef, g model.Generation, attempt string) error {
+// Surrender gives the VM up: the floor is raised and the hold dropped, durably, before anything is stopped.
+func (h *Holder) Surrender(vm model.VMRef, g model.Generation, attempt string) error {
 	l := h.lane(vm.UUID)
 	l.op.Lock()
 	defer l.op.Unlock()
@@ -235,10 +234,16 @@ func (h *Holder) Surrender(ctx context.Context, vm model.VMRef, g model.Generati
 		return err
 	}
 	h.begin(l, g)
-	if h.o.Terms().GuardLevel < 1 {
-		return nil
+	return nil
+}
+
+// Stop kills every copy that was given up and proves it gone, also one that is frozen or that libvirt does not know.
+func (h *Holder) Stop(ctx context.Context, uuid string) error {
+	e, err := h.o.State.Get(uuid)
+	if err != nil || e.Holds() || e.Generation == 0 || h.o.Terms().GuardLevel < 1 {
+		return err
 	}
-	return h.o.Guard.Stop(ctx, vm.UUID, g)
+	return h.o.Guard.Stop(ctx, uuid, e.Generation)
 }
 
 // Drop ends everything about a VM that is no longer protected.
@@ -330,4 +335,36 @@ func (h *Holder) stop(ctx context.Context, l *lane, e Entry) error {
 
 func (h *Holder) fail(kind model.Kind, vm model.VMRef, err error, format string, args ...any) *model.Failure {
 	return model.Fail(kind, err, format, args...).WithVM(vm.Name).WithHost(h.o.Host)
+}
+
+// Terms that this host would hold a lease by now.
+func (h *Holder) Terms() model.LeaseTerms { return h.o.Terms() }
+
+// Ungate lets a VM start without a grant: where the control plane grants none, its permit is all there is.
+func (h *Holder) Ungate(ctx context.Context, vm model.VMRef) error {
+	if h.o.Terms().GuardLevel < 1 {
+		return nil
+	}
+	return h.o.Guard.Forget(ctx, vm.UUID)
+}
+
+// Told does what the message says: the adoption of a running VM, the commit of a takeover, or the change to leased.
+func (h *Holder) Told(ctx context.Context, k Hold) (model.LeaseTerms, error) {
+	e, err := h.o.State.Get(k.VM.UUID)
+	if err != nil {
+		return model.LeaseTerms{}, err
+	}
+	if e.Hold != k.Generation || !e.Holds() {
+		adopted := k
+		if err := h.Adopt(ctx, adopted); err != nil {
+			return model.LeaseTerms{}, err
+		}
+	}
+	if k.Mode != model.ModeSole || e.Holds() && e.Hold == k.Generation {
+		if err := h.SetMode(ctx, k); err != nil {
+			return model.LeaseTerms{}, err
+		}
+	}
+	e, err = h.o.State.Get(k.VM.UUID)
+	return e.Terms, err
 }

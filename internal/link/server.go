@@ -70,6 +70,8 @@ type Server struct {
 	log    *slog.Logger
 	grpc   *grpc.Server
 	alive  time.Duration
+	// responder answers questions that are not the link's; nil where nobody does.
+	responder Responder
 
 	helpers sync.WaitGroup // goroutines of sessions that may outlive their handler for a moment
 
@@ -92,7 +94,7 @@ func NewServer(store Store, floors Admitter, self model.HostID, log *slog.Logger
 	s.grpc.RegisterService(&grpc.ServiceDesc{
 		ServiceName: serviceName,
 		HandlerType: (*service)(nil),
-		Methods:     []grpc.MethodDesc{{MethodName: methodPing, Handler: pingHandler}},
+		Methods:     []grpc.MethodDesc{{MethodName: methodPing, Handler: pingHandler}, {MethodName: methodAsk, Handler: askHandler}},
 		Streams:     []grpc.StreamDesc{{StreamName: methodStage, Handler: stageHandler, ServerStreams: true, ClientStreams: true}},
 	}, s)
 	return s
@@ -114,6 +116,7 @@ func (s *Server) Stop() {
 
 type service interface {
 	ping(*frame) (*frame, error)
+	ask(context.Context, *frame) (*frame, error)
 	stage(grpc.ServerStream) error
 }
 
@@ -151,6 +154,9 @@ func (s *Server) stage(stream grpc.ServerStream) error {
 }
 
 func (s *Server) admit(stream grpc.ServerStream) (spec model.StagingSpec, err error) {
+	if s.store == nil {
+		return spec, model.Fail(model.Unsupported, nil, "this end receives no replicas")
+	}
 	f := &frame{}
 	if err := stream.RecvMsg(f); err != nil {
 		return spec, err

@@ -48,6 +48,8 @@ const (
 	frameAlive
 	framePing
 	framePong
+	frameAsk
+	frameAnswer
 )
 
 // frame is one message. tail follows body on the wire without being copied; done is called when the transport no longer

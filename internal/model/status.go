@@ -72,6 +72,8 @@ type Observation struct {
 	AtRisk *time.Time `json:"at_risk,omitempty"`
 	// GuestCPU is how many cores the VM used over the last sample.
 	GuestCPU float64 `json:"guest_cpu,omitempty"`
+	// Terms by which the host would hold a lease now; its guard's level is among them.
+	Terms LeaseTerms `json:"terms"`
 	// DirtyRate is how fast DirtyBytes grew of late, in bytes/s: what was not dirty before. DirtyAt is when it was asked for.
 	DirtyRate float64    `json:"dirty_rate,omitempty"`
 	DirtyAt   *time.Time `json:"dirty_at,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -26,7 +27,10 @@ type Options struct {
 	LibvirtSocket   string
 	ImageDirs       []string // disks outside these folders are refused
 	StoreReserve    int64    // bytes of the store's file system that replicas never use
-	LinkBudget      int64    // bytes/s that all transfers from this host use together; 0 unbounded
+	GuardSocket     string   // empty: that of RunDir
+	LeaseTTL        time.Duration
+	LeaseRenew      time.Duration
+	LinkBudget      int64 // bytes/s that all transfers from this host use together; 0 unbounded
 }
 
 // Command is `understudy agent`.
@@ -53,6 +57,9 @@ EXIT STATUS
 			&cli.StringFlag{Name: "run-dir", Value: "/run/understudy", Usage: "sockets; keep it short, a socket's path has at most 107 bytes"},
 			&cli.StringFlag{Name: "libvirt-socket", Value: "/run/libvirt/libvirt-sock", Usage: "socket of libvirtd"},
 			&cli.StringSliceFlag{Name: "image-dir", Value: cli.NewStringSlice("/var/lib/libvirt/images"), Usage: "folder whose images may be protected; repeatable"},
+			&cli.StringFlag{Name: "guard-socket", DefaultText: "guard.sock in --run-dir", Usage: "socket of this host's guard"},
+			&cli.DurationFlag{Name: "lease-ttl", Value: model.LeaseTTL, Usage: "how long a grant lasts; a takeover by lease waits a little longer than this"},
+			&cli.DurationFlag{Name: "lease-renew", Value: model.LeaseRenew, Usage: "distance of two renewals; at most a quarter of --lease-ttl less two seconds"},
 			&cli.Int64Flag{Name: "store-reserve", Value: 256 << 20, Usage: "`BYTES` of the replicas' file system that stay free"},
 		},
 		Action: func(c *cli.Context) error {
@@ -61,6 +68,12 @@ EXIT STATUS
 				LinkListen: c.String("link-listen"), LinkAdvertise: c.String("link-advertise"),
 				StateDir: filepath.Clean(c.String("state-dir")), RunDir: filepath.Clean(c.String("run-dir")),
 				LibvirtSocket: c.String("libvirt-socket"), ImageDirs: c.StringSlice("image-dir"), StoreReserve: c.Int64("store-reserve"),
+			}
+			opts.GuardSocket, opts.LeaseTTL, opts.LeaseRenew = c.String("guard-socket"), c.Duration("lease-ttl"), c.Duration("lease-renew")
+			terms := model.DefaultTerms(1)
+			terms.TTL, terms.Renew = opts.LeaseTTL, opts.LeaseRenew
+			if err := terms.Validate(); err != nil {
+				return err
 			}
 			var err error
 			if opts.LinkBudget, err = parseRate(c.String("link-budget")); err != nil {

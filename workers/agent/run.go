@@ -45,6 +45,9 @@ type agent struct {
 	self  *self
 
 	restorer *restore.Restorer
+	guard    *guarded
+	holder   *lease.Holder
+	renewer  *workers.Renewer
 	oldTests []restore.Test // left by a process before this one
 }
 
@@ -69,6 +72,8 @@ func Run(ctx context.Context, opts Options, log *slog.Logger) error {
 		}
 	})
 	defer a.link.Stop()
+	wg.Go(func() { a.guard.run(ctx) })
+	wg.Go(func() { a.holder.Run(ctx) }) // first of all, and beside everything: it needs neither libvirt nor Temporal
 	wg.Go(func() { a.watch.run(ctx) })
 	wg.Go(func() { a.share.run(ctx) })
 	wg.Go(func() { a.watch.events(ctx, a.hv.Events) })
@@ -116,10 +121,14 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	if err := folders(opts); err != nil {
 		return nil, err
 	}
-	floors, err := lease.OpenState(filepath.Join(opts.StateDir, "floors"), opts.Host)
+	state, err := lease.OpenState(statesIn(opts), opts.Host)
 	if err != nil {
 		return nil, err
 	}
+	if err := a.leases(state); err != nil {
+		return nil, err
+	}
+	a.guard.look(ctx)
 	reserve := opts.StoreReserve
 	if reserve <= 0 {
 		reserve = -1
@@ -135,22 +144,24 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 		return nil, model.Fail(model.InvalidArgument, err, "cannot listen on %s for replicas", opts.LinkListen).WithHost(opts.Host).
 			WithTry("understudy agent --link-listen HOST:PORT; is another agent running?")
 	}
-	a.link = link.NewServer(receiving{a.store}, floors, opts.Host, log)
+	a.link = link.NewServer(receiving{a.store}, state, opts.Host, log)
+	a.link.Respond(a.grant(state))
 	a.hv = libvirtrpc.Lazy(opts.LibvirtSocket, log)
 	a.out = newOutbox(ctx, log)
 	if err := a.openWatcher(); err != nil {
 		return nil, err
 	}
 	a.self = newSelf(opts, advertised(opts, a.lis.Addr()), a.hv, a.store.Usage, links{}.Ping)
+	a.self.guard, a.self.grantor = a.guard, state.ID()
 	source := snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs})
 	a.watch.dirty = source.Dirty
 	a.self.watch = a.watch
-	a.restorer = restore.New(a.hv, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir})
+	a.restorer = restore.New(stopping{a.hv, a.holder}, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir})
 	if a.oldTests, err = a.restorer.Tests(); err != nil {
 		return nil, err
 	}
 	a.host = &activities.Host{
-		ID: opts.Host, Floors: floors, Link: links{}, Store: store{a.store}, Domains: a.hv, Watcher: a.watch, Self: a.self, Shares: a.share,
+		ID: opts.Host, Floors: state, Leases: a.holder, Link: links{}, Store: store{a.store}, Domains: a.hv, Watcher: a.watch, Self: a.self, Shares: a.share,
 		Snapshot: source,
 		Restorer: a.restorer,
 		Marker:   marks.Lister{HV: a.hv, StateDir: opts.StateDir, RunDir: opts.RunDir, GuardDir: filepath.Join(opts.RunDir, "guard")},
@@ -212,6 +223,9 @@ func advertised(opts Options, listening net.Addr) string {
 // close ends what open began; whatever is missing was not begun.
 func (a *agent) close() {
 	var errs []error
+	if a.renewer != nil {
+		errs = append(errs, a.renewer.Close())
+	}
 	if a.lis != nil {
 		_ = a.lis.Close() // closed by the server already, when it ran
 	}

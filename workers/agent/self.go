@@ -31,6 +31,8 @@ type self struct {
 	hv       about
 	usage    func() (free, total int64, err error)
 	watch    *watcher // nil where nobody watches
+	guard    *guarded // nil where nobody guards
+	grantor  string
 	ping     func(ctx context.Context, address string) (model.HostID, error)
 }
 
@@ -58,6 +60,10 @@ func (s *self) Facts(ctx context.Context) model.HostFacts {
 		}
 	}
 	f.StoreFree, f.StoreTotal, _ = s.usage()
+	f.GrantorID = s.grantor
+	if s.guard != nil {
+		f.Terms, f.Guard = s.guard.terms(), s.guard.last()
+	}
 	if s.watch != nil {
 		load := s.watch.hostLoad(ctx)
 		f.Load, f.Late = &load, s.watch.late()

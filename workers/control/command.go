@@ -21,6 +21,8 @@ type Options struct {
 	UIPort          int
 	TemporalBinary  string
 	HealthListen    string
+	LeaseListen     string // "off": this server grants no leases
+	LeaseAdvertise  string
 	FenceCommand    []string
 	FenceConfig     string // file with the fence agents of each host
 	Webhook         WebhookOptions
@@ -47,6 +49,8 @@ EXIT STATUS
 			&cli.IntFlag{Name: "temporal-port", Value: 7233, Usage: "port of the bundled Temporal"},
 			&cli.IntFlag{Name: "ui-port", Value: 8233, Usage: "port of its Web UI"},
 			&cli.StringFlag{Name: "temporal-binary", Usage: "path of understudy-temporal (default: beside this program, then PATH)"},
+			&cli.StringFlag{Name: "lease-listen", Value: ":7460", Usage: "`HOST:PORT` where leases of VMs are granted, or off"},
+			&cli.StringFlag{Name: "lease-advertise", Usage: "`HOST:PORT` under which agents reach it (default: that of --lease-listen, or this host's name)"},
 			&cli.StringFlag{Name: "health-listen", Value: "127.0.0.1:7480", Usage: "address of /healthz and /metrics"},
 			&cli.StringFlag{Name: "fence-command", EnvVars: []string{"UNDERSTUDY_FENCE_COMMAND"}, Usage: "command called as `CMD` off HOST and CMD status HOST; off must mean powered off"},
 			&cli.StringFlag{Name: "fence-config", EnvVars: []string{"UNDERSTUDY_FENCE_CONFIG"}, Usage: "`FILE` with the fence agents (fence_ipmilan, fence_apc …) of each host; read again when it is used"},
@@ -62,6 +66,7 @@ EXIT STATUS
 				DataDir: filepath.Clean(c.String("data-dir")), IP: c.String("ip"),
 				TemporalPort: c.Int("temporal-port"), UIPort: c.Int("ui-port"),
 				TemporalBinary: c.String("temporal-binary"), HealthListen: c.String("health-listen"),
+				LeaseListen: c.String("lease-listen"), LeaseAdvertise: c.String("lease-advertise"),
 				FenceCommand: strings.Fields(c.String("fence-command")), FenceConfig: c.String("fence-config"),
 				Webhook: WebhookOptions{
 					Listen: c.String("webhook-listen"), TokenFile: c.String("webhook-token-file"), VMLabel: c.String("webhook-vm-label"),

@@ -55,6 +55,14 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if !power.Configured() {
 		log.Warn("no_fence_device", "meaning", "the power of a silent host cannot be cut: a person has to confirm that it is off before a VM is started elsewhere")
 	}
+	granting, err := newGrantor(o, records, log)
+	if err != nil {
+		return err
+	}
+	if granting != nil {
+		defer granting.stop()
+		s.control.Grantor = &granting.self
+	}
 	return s.run(ctx)
 }
 
