@@ -22,6 +22,7 @@ type options struct {
 	attributes attributes
 	retention  time.Duration // of closed runs
 	logLevel   string
+	tlsDir     string // empty: everything in plain text
 }
 
 func parse(args []string) (options, error) {
@@ -32,13 +33,14 @@ func parse(args []string) (options, error) {
 	f := flag.NewFlagSet("understudy-temporal", flag.ContinueOnError)
 	f.StringVar(&o.ip, "ip", "127.0.0.1", "address of the gRPC frontend")
 	f.IntVar(&o.port, "port", 7233, "port of the gRPC frontend; the next three are used on loopback")
-	f.StringVar(&o.uiIP, "ui-ip", "", "address of the Web UI, which has no login (default: --ip)")
+	f.StringVar(&o.uiIP, "ui-ip", "", "address of the Web UI, which has no login (default: --ip, or loopback with --tls-dir)")
 	f.IntVar(&o.uiPort, "ui-port", 8233, "port of the Web UI")
 	f.BoolVar(&o.headless, "headless", false, "no Web UI")
 	f.StringVar(&o.namespace, "namespace", "understudy", "namespace to create")
 	f.StringVar(&o.file, "db-filename", "", "SQLite file; without it everything is lost at the end")
 	f.Var(o.attributes, "search-attribute", "`NAME=TYPE` of a search attribute of a new namespace; repeatable")
 	f.DurationVar(&o.retention, "retention", 6*time.Hour, "how long closed runs are kept in a new namespace, at least 1h")
+	f.StringVar(&o.tlsDir, "tls-dir", "", "folder with the server's ca.crt, tls.crt and tls.key: clients must then show a certificate, and may do what it is for")
 	f.StringVar(&o.logLevel, "log-level", "warn", "debug, info, warn or error")
 	// Flags of start-dev that the SDK's testsuite passes and that change nothing here.
 	f.String("log-format", "", "ignored")
@@ -47,7 +49,9 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	if o.uiIP == "" {
-		o.uiIP = o.ip
+		if o.uiIP = o.ip; o.tlsDir != "" {
+			o.uiIP = loopback
+		}
 	}
 	return o, o.check(f.Args())
 }

@@ -20,6 +20,8 @@ import (
 	"go.temporal.io/server/common/primitives"
 	"go.temporal.io/server/temporal"
 	pb "google.golang.org/protobuf/types/known/durationpb"
+
+	"understudy/deploy/temporal/trust"
 )
 
 const (
@@ -57,11 +59,7 @@ func run(ctx context.Context, o options) error {
 func newServer(o options, db *database) (temporal.Server, error) {
 	cfg := o.config(db)
 	logger := log.NewZapLogger(log.BuildZapLogger(log.Config{Stdout: true, Level: o.logLevel}))
-	authorizer, err := authorization.GetAuthorizerFromConfig(&cfg.Global.Authorization)
-	if err != nil {
-		return nil, err
-	}
-	mapper, err := authorization.GetClaimMapperFromConfig(&cfg.Global.Authorization, logger)
+	guarded, err := guard(o, cfg, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -73,15 +71,50 @@ func newServer(o options, db *database) (temporal.Server, error) {
 		}
 		hosts[s] = static.SingleLocalHost(address(ip, o.port+i))
 	}
-	return temporal.NewServer(
+	return temporal.NewServer(append(guarded,
 		temporal.WithConfig(cfg),
 		temporal.ForServices(temporal.DefaultServices),
 		temporal.WithStaticHosts(hosts),
 		temporal.WithLogger(logger),
-		temporal.WithAuthorizer(authorizer),
-		temporal.WithClaimMapper(func(*config.Config) authorization.ClaimMapper { return mapper }),
 		temporal.WithDynamicConfigClient(dynamic()),
-	)
+	)...)
+}
+
+// guard is who may do what: everybody everything without certificates.
+func guard(o options, cfg *config.Config, logger log.Logger) ([]temporal.ServerOption, error) {
+	if o.tlsDir == "" {
+		authorizer, err := authorization.GetAuthorizerFromConfig(&cfg.Global.Authorization)
+		if err != nil {
+			return nil, err
+		}
+		mapper, err := authorization.GetClaimMapperFromConfig(&cfg.Global.Authorization, logger)
+		if err != nil {
+			return nil, err
+		}
+		return []temporal.ServerOption{
+			temporal.WithAuthorizer(authorizer), temporal.WithClaimMapper(func(*config.Config) authorization.ClaimMapper { return mapper }),
+		}, nil
+	}
+	folder, err := trust.Open(o.tlsDir)
+	if err != nil {
+		return nil, err
+	}
+	if id := folder.Self(); id.Role != trust.Server {
+		return nil, fmt.Errorf("%s holds the certificate of %s, not the server's", o.tlsDir, id)
+	}
+	path := o.file
+	if path != "" {
+		path += ".tokens"
+	}
+	seal, err := openSeal(path)
+	if err != nil {
+		return nil, err
+	}
+	g := &gate{namespace: o.namespace, folder: folder, seal: seal}
+	return []temporal.ServerOption{
+		temporal.WithAuthorizer(g), temporal.WithClaimMapper(func(*config.Config) authorization.ClaimMapper { return g }),
+		temporal.WithTLSConfigFactory(secured{folder}), temporal.WithChainedFrontendGrpcInterceptors(seal.intercept),
+	}, nil
 }
 
 // services in the order of their ports.
@@ -160,8 +193,12 @@ func startUI(o options) func() {
 	if o.headless {
 		return func() {}
 	}
+	var secure uiconfig.TLS
+	if o.tlsDir != "" {
+		secure = uiTLS(o.tlsDir)
+	}
 	ui := uiserver.NewServer(uioptions.WithConfigProvider(provider{&uiconfig.Config{
-		Host: o.uiIP, Port: o.uiPort, TemporalGRPCAddress: o.frontend(), EnableUI: true, DefaultNamespace: o.namespace,
+		TLS: secure, Host: o.uiIP, Port: o.uiPort, TemporalGRPCAddress: o.frontend(), EnableUI: true, DefaultNamespace: o.namespace,
 		DisableNewsFetch: true, HideLogs: true, CORS: uiconfig.CORS{CookieInsecure: true},
 	}}))
 	done := make(chan struct{})

@@ -1,0 +1,1 @@
+../../../internal/trust/folder.go
