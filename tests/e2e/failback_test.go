@@ -71,6 +71,7 @@ func TestFailbackAfterAMinuteSendsLittleMoreThanWhatChanged(t *testing.T) {
 	const rpo = 10 * time.Second
 	s := begin(t, "failback", 10*time.Minute, "--workload", "db", "--disk", "512M", "--data-disk", "64M")
 	s.fillDisk(hostA, 96<<20)
+	s.exec(hostA, "virsh autostart "+s.name) // its host must not start it by itself when it is back
 	s.protect("--rpo", rpo.String())
 	s.untilSeq(2*time.Minute, 3)
 	s.waitAcks(hostA, 10)
@@ -83,6 +84,10 @@ func TestFailbackAfterAMinuteSendsLittleMoreThanWhatChanged(t *testing.T) {
 	time.Sleep(max(0, time.Minute-time.Since(crashed)))
 
 	s.run("boot", hostA)
+	for range 20 {
+		require.NotContains(t, s.exec(hostA, "virsh list --name 2>/dev/null || true"), s.name, "the old copy must not run for a moment")
+		time.Sleep(250 * time.Millisecond)
+	}
 	s.protectedTo(hostB, hostA)
 	require.NotContains(t, s.exec(hostA, "virsh list --all --name"), s.name, "the old copy must not run")
 	first := s.firstOn(hostA)
