@@ -50,6 +50,7 @@ func (h *Host) Register(short, bulk contract.Registry) {
 	contract.Observe.Register(short, h.observe)
 	contract.Hold.Register(short, h.hold)
 	contract.AwaitLease.Register(short, h.awaitLease)
+	contract.Restart.Register(short, h.restart)
 	contract.Seal.Register(short, h.seal)
 	contract.Surrender.Register(short, h.surrender)
 	contract.TakeUp.Register(short, h.takeUp)

@@ -101,6 +101,9 @@ type fakeRestorer struct {
 
 func (f *fakeRestorer) Forget(model.VMRef) error { return nil }
 
+func (f *fakeRestorer) Again(context.Context, model.VMRef) (time.Time, bool, error) {
+	return time.Time{}, true, nil
+}
 func (f *fakeRestorer) Surrender(context.Context, model.VMRef) error {
 	f.surrendered = true
 	return f.err

@@ -111,6 +111,8 @@ type Restorer interface {
 	Dismantle(ctx context.Context, vm model.VMRef, g model.Generation) error
 	Surrender(ctx context.Context, vm model.VMRef) error
 	TakeUp(ctx context.Context, vm model.VMRef) (started bool, err error)
+	// Again starts a VM that died where it is; false when it runs already.
+	Again(ctx context.Context, vm model.VMRef) (at time.Time, restarted bool, err error)
 	Forget(vm model.VMRef) error
 	Demote(ctx context.Context, vm model.VMRef) (restore.Kept, error)
 	// LeftBehind are the disks that a demoted VM left here, and all images that are kept for rescue.

@@ -52,6 +52,9 @@ func (h *Host) retain(ctx context.Context, in contract.VerifyIn) {
 // newer points alone are what the policy asks for; from then on their holds would only keep retention from working. One
 // that is in use stays.
 func (h *Host) dropFormerLives(ctx context.Context, in contract.VerifyIn) {
+	if in.KeepRescue {
+		return
+	}
 	holds, err := h.Store.Holds(ctx, in.VM)
 	if err != nil || len(holds) == 0 {
 		return

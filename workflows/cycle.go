@@ -150,6 +150,7 @@ func (p *protection) verify(ctx workflow.Context, c capture, sent contract.Repli
 		Fence: p.fence(), Point: c.Point, Parent: c.parent, Primary: p.st.Primary, TakenAt: c.TakenAt, Consistency: c.Consistency,
 		StallMS: c.StallMS, Disks: c.Disks, Stats: sent.Disks, KeepLast: p.st.Policy.KeepLast,
 		Hourly: p.st.Policy.Hourly, Daily: p.st.Policy.Daily, PostponeMerges: p.postponed(),
+		KeepRescue: p.st.Rescue != nil && p.st.Rescue.Unreplicated != 0,
 	}
 	summary := fmt.Sprintf("prove point %d, %s sent", c.Point.Seq, size(sent.SentBytes))
 	return stage(p, ctx, contract.Verify, contract.BulkQueue(p.st.Standby), summary, in)

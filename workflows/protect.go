@@ -119,6 +119,8 @@ func (p *protection) run(ctx workflow.Context) error {
 			p.awaitFailover(ctx)
 		case p.st.TakeUp && !p.silent(p.st.Primary):
 			p.takeUp(ctx)
+		case p.mayRestart(ctx):
+			p.restart(ctx)
 		case p.st.Trigger != nil && p.blocked() == "":
 			p.startFailover(ctx)
 		case p.mustContinueAsNew(ctx):

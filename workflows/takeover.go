@@ -44,7 +44,7 @@ func (p *protection) fire(ctx workflow.Context, t contract.FailoverTrigger) {
 		old.Silent = true
 	}
 	p.wake = true
-	if why := p.blocked(); why != "" {
+	if why := p.blocked(); why != "" && !p.mayRestart(ctx) {
 		p.alert(ctx, contract.AlertVMDown, t.Reason+". No failover by itself: "+why, "understudy failover "+p.vm.Name)
 		return
 	}

@@ -371,6 +371,16 @@ func (w *world) serveHosts() {
 		}
 		return contract.SalvageOut{TakenAt: w.now(), Stats: []contract.DiskStats{{Target: "vda", ChangedBytes: 4096}}}, nil
 	})
+	serve(w, contract.Restart, func(h *fakeHost, in contract.RestartIn) (contract.RestartOut, error) {
+		for _, other := range w.hosts {
+			if other.writes() && other != h {
+				w.t.Errorf("a second copy is started on %s while one runs on %s", h.id, other.id)
+			}
+		}
+		out := contract.RestartOut{StartedAt: w.now(), Restarted: !h.running}
+		h.running = true
+		return out, h.admit(in.Fence)
+	})
 	serve(w, contract.TakeUp, func(h *fakeHost, in contract.TakeUpIn) (contract.TakeUpOut, error) {
 		if err := h.admit(in.Fence); err != nil {
 			return contract.TakeUpOut{}, err
@@ -414,7 +424,7 @@ func (w *world) serveHosts() {
 
 func policy() model.Policy {
 	p := model.DefaultPolicy()
-	p.RPO = 20 * time.Second
+	p.RPO, p.RecoverInPlace = 20*time.Second, 0 // most stories are of VMs that move
 	return p
 }
 

@@ -121,6 +121,8 @@ type VerifyIn struct {
 	Daily       int                  `json:"daily,omitempty"`
 	// PostponeMerges leaves old points for a while, because there is no time for them now.
 	PostponeMerges bool `json:"postpone_merges,omitempty"`
+	// KeepRescue keeps the overlays that the VM ran from on this host: they hold writes that nobody else has.
+	KeepRescue bool `json:"keep_rescue,omitempty"`
 }
 
 // VerifyOut is the committed point.

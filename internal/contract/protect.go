@@ -52,6 +52,7 @@ type Totals struct {
 	MaxExposure time.Duration `json:"max_exposure_ns"`
 	Violations  int64         `json:"violations"`
 	FalseAlarms int64         `json:"false_alarms"` // a host fell silent for the control plane only, or a VM that was told dead was back by itself
+	Restarts    int64         `json:"restarts,omitempty"`
 	// Reseeds are points after the first that could not be a delta on every disk; VerifyFailures are copies whose proof failed.
 	Reseeds        int64 `json:"reseeds,omitempty"`
 	VerifyFailures int64 `json:"verify_failures,omitempty"`
@@ -139,6 +140,8 @@ type ProtectState struct {
 	Warnings []string `json:"warnings,omitempty"`
 	// Points is how many the standby's store had after the newest was committed.
 	Points int `json:"points,omitempty"`
+	// Restarts are when the VM was started again where it died, newest last.
+	Restarts []time.Time `json:"restarts,omitempty"`
 	// Lease is what binds the primary; nil until it was told. Grantor is the control plane's own; nil when it grants nothing.
 	Lease   *LeaseState    `json:"lease,omitempty"`
 	Grantor *model.Grantor `json:"grantor,omitempty"`
@@ -177,7 +180,8 @@ type FailoverTrigger struct {
 	Request bool         `json:"request"`
 	// Confirmed and Seq come from a person's request.
 	Confirmed bool      `json:"confirmed,omitempty"`
-	Force     bool      `json:"force,omitempty"` // do not wait for the lease of a host that a person confirmed to be off
+	NoRestart bool      `json:"no_restart,omitempty"` // starting it again where it was has failed
+	Force     bool      `json:"force,omitempty"`      // do not wait for the lease of a host that a person confirmed to be off
 	Seq       model.Seq `json:"seq,omitempty"`
 	// Planned asks for a switchover.
 	Planned *SwitchoverRequestIn `json:"planned,omitempty"`
