@@ -77,6 +77,7 @@ type plane struct {
 	inspect   func(model.HostID) (contract.InspectOut, error)
 	points    func(model.HostID) ([]contract.PointView, error)
 	marks     func(model.HostID, contract.MarksIn) (contract.MarksOut, error)
+	setStart  func(model.VMRef, contract.SetStartIn) error
 	explain   contract.ExplainOut
 	setPolicy func(model.Policy) (contract.DescribeOut, error)
 	progress  *contract.ReplicateProgress
@@ -121,6 +122,9 @@ func (p *plane) Unprotect(_ context.Context, _ model.VMRef, in contract.Unprotec
 }
 func (p *plane) Inspect(_ context.Context, h model.HostID, _ contract.InspectIn) (contract.InspectOut, error) {
 	return p.inspect(h)
+}
+func (p *plane) SetStart(_ context.Context, vm model.VMRef, in contract.SetStartIn) (contract.DescribeOut, error) {
+	return contract.DescribeOut{}, p.setStart(vm, in)
 }
 func (p *plane) Marks(_ context.Context, h model.HostID, in contract.MarksIn) (contract.MarksOut, error) {
 	return p.marks(h, in)

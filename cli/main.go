@@ -47,6 +47,7 @@ type service interface {
 	RequestTestFailover(context.Context, model.VMRef, contract.TestRequestIn) (contract.TestRequestOut, error)
 	FailoverTimeline(ctx context.Context, vm model.VMRef, workflowID string) (contract.FailoverOut, error)
 	Unprotect(context.Context, model.VMRef, contract.UnprotectIn) (contract.UnprotectOut, error)
+	SetStart(context.Context, model.VMRef, contract.SetStartIn) (contract.DescribeOut, error)
 	Marks(context.Context, model.HostID, contract.MarksIn) (contract.MarksOut, error)
 	Progress(context.Context, model.VMRef) (*contract.ReplicateProgress, error)
 	Close()
@@ -124,7 +125,7 @@ EXAMPLE
 		OnUsageError:   usage,
 		Commands: append([]*cli.Command{
 			e.protectCommand(), e.unprotectCommand(), e.statusCommand(), e.pointsCommand(), e.syncCommand(), e.pauseCommand(),
-			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.switchoverCommand(), e.failbackCommand(), e.testFailoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.marksCommand(), e.doctorCommand(), e.caCommand(), e.joinCommand(), e.completionCommand(), e.versionCommand(),
+			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.switchoverCommand(), e.failbackCommand(), e.testFailoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.marksCommand(), e.planCommand(), e.doctorCommand(), e.caCommand(), e.joinCommand(), e.completionCommand(), e.versionCommand(),
 		}, processes...),
 	}
 	for _, c := range processes {

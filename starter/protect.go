@@ -224,6 +224,11 @@ func (c *Client) SetPolicy(ctx context.Context, vm model.VMRef, p model.Policy) 
 	return tell(ctx, c, contract.UpdSetPolicy, contract.ProtectID(vm.UUID), contract.SetPolicyIn{Policy: p}, aboutVM(vm))
 }
 
+// SetStart gives a VM its place in the recovery plan, or takes it away.
+func (c *Client) SetStart(ctx context.Context, vm model.VMRef, in contract.SetStartIn) (contract.DescribeOut, error) {
+	return tell(ctx, c, contract.UpdSetStart, contract.ProtectID(vm.UUID), in, aboutVM(vm))
+}
+
 // ReplicateNow waits for a point that was captured after the call.
 func (c *Client) ReplicateNow(ctx context.Context, vm model.VMRef, in contract.ReplicateNowIn) (contract.PointSummary, error) {
 	out, err := tell(ctx, c, contract.UpdReplicateNow, contract.ProtectID(vm.UUID), in, aboutVM(vm))
