@@ -82,13 +82,28 @@ func (s *Store) prune(ctx context.Context, r *replica, rules retention.Rules) (d
 	if reason, err := r.inTheWay(); err != nil || reason != "" {
 		return nil, reason, err
 	}
+	held, why, err := r.held()
+	if err != nil {
+		return nil, "", err
+	}
+	if begun && held > 0 {
+		if free, err := r.planAbove(held); err != nil || !free {
+			return nil, why, err
+		}
+	}
 	ctx, done := r.hurried(ctx)
 	defer done()
 	if begun {
 		err = s.runPlan(ctx, r)
 	}
 	if err == nil && rules.Last > 0 {
-		err = s.dropPoints(ctx, r, toDrop(r.points, rules))
+		drop := toDrop(r.points, rules)
+		all := len(drop)
+		drop = slices.DeleteFunc(drop, func(seq model.Seq) bool { return seq <= held })
+		if len(drop) < all {
+			postponed = why
+		}
+		err = s.dropPoints(ctx, r, drop)
 	}
 	for _, seq := range before {
 		if !slices.Contains(seqs(r.points), seq) {
@@ -97,7 +112,7 @@ func (s *Store) prune(ctx context.Context, r *replica, rules retention.Rules) (d
 	}
 	switch {
 	case err == nil:
-		return dropped, "", nil
+		return dropped, postponed, nil
 	case errors.Is(context.Cause(ctx), errUrgent):
 		return dropped, errUrgent.Error(), nil
 	case errors.Is(err, qemuimg.ErrLocked):
@@ -154,19 +169,51 @@ func (r *replica) inTheWay() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if len(holds) > 0 {
-		return fmt.Sprintf("point %s is held by %s (%s)", holds[0].Point, holds[0].Name, holds[0].Why), nil
-	}
 	sets, err := r.activeSets()
-	switch {
-	case err != nil:
+	if err != nil {
 		return "", err
-	case len(sets) > 0:
-		return "the overlays " + sets[0] + " lie on a point", nil
+	}
+	for _, set := range sets {
+		if !slices.ContainsFunc(holds, func(h model.Hold) bool { return h.Name == set && !h.Point.IsZero() }) {
+			return "the overlays " + set + " lie on a point, nobody knows on which", nil
+		}
+	}
+	for _, h := range holds {
+		if h.Point.IsZero() {
+			return fmt.Sprintf("a point is held by %s (%s)", h.Name, h.Why), nil
+		}
+	}
+	switch {
 	case r.open != nil && r.open.busy():
 		return fmt.Sprintf("point %s is being received", r.open.spec.PointRef), nil
 	}
 	return "", nil
+}
+
+// held is the newest point that somebody holds, 0 for none, and who. What was received after it is in files of its own:
+// dropping later points touches none of those that it lies on.
+func (r *replica) held() (model.Seq, string, error) {
+	holds, err := r.readHolds()
+	var newest model.Hold
+	for _, h := range holds {
+		if h.Point.Seq > newest.Point.Seq {
+			newest = h
+		}
+	}
+	return newest.Point.Seq, fmt.Sprintf("point %s is held by %s (%s)", newest.Point, newest.Name, newest.Why), err
+}
+
+// planAbove tells whether a plan that was begun drops only points after one.
+func (r *replica) planAbove(seq model.Seq) (bool, error) {
+	p, err := readBounded(r.home.plan(), maxManifest)
+	if err != nil {
+		return false, err
+	}
+	pl, err := decodePlan(p)
+	if err != nil {
+		return false, nil //nolint:nilerr // it is thrown away when nothing is held
+	}
+	return !slices.ContainsFunc(pl.Ops, func(op retention.Op) bool { return op.Seq != 0 && op.Seq <= seq }), nil
 }
 
 func (s *Store) dropPoints(ctx context.Context, r *replica, drop []model.Seq) error {

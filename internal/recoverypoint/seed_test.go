@@ -155,6 +155,59 @@ func TestADiskWhoseBaseWouldHaveToBeGuessedIsNotSeeded(t *testing.T) {
 	require.Equal(t, model.Unsupported, model.KindOf(err))
 }
 
+// A rescue copy that lies on an old point keeps what is below it, not what was received since.
+func TestPointsAfterAHeldOneAreStillDropped(t *testing.T) {
+	g, ctx := newRig(t), context.Background()
+	g.disks["vda"] = make([]byte, mib)
+	g.write("vda", 0, 65536)
+	g.cycle(1, 0)
+	g.cycle(2, 1)
+	_, err := g.store.Activate(ctx, vm1, ref(2), "g2")
+	require.NoError(t, err)
+	g.write("vda", 4096, 4096)
+	g.cycle(3, 2, "vda") // a base of its own, as after a role swap
+	for seq := model.Seq(4); seq < 9; seq++ {
+		g.write("vda", int(seq)*8192, 4096)
+		g.cycle(seq, seq-1)
+	}
+	dropped, postponed, err := g.store.Prune(ctx, vm1, 3)
+	require.NoError(t, err)
+	require.Contains(t, postponed, "held by g2")
+	require.Equal(t, []model.Seq{3, 4, 5}, dropped)
+	require.Equal(t, []model.Seq{1, 2, 6, 7, 8}, g.listed())
+	g.checkPoints()
+	g.checkTables()
+	require.NoError(t, g.store.Deactivate(ctx, vm1, "g2"))
+	_, postponed, err = g.store.Prune(ctx, vm1, 3)
+	require.NoError(t, err)
+	require.Empty(t, postponed)
+	require.Equal(t, []model.Seq{6, 7, 8}, g.listed())
+	g.checkAll()
+}
+
+// The same where the later points lie on the held one.
+func TestPointsThatLieOnAHeldOneAreDroppedWithoutTouchingIt(t *testing.T) {
+	g, ctx := newRig(t), context.Background()
+	g.disks["vda"] = make([]byte, mib)
+	g.write("vda", 0, 65536)
+	g.cycle(1, 0)
+	g.cycle(2, 1)
+	held, err := g.store.Images(ctx, vm1, ref(2))
+	require.NoError(t, err)
+	require.NoError(t, g.store.PutHold(ctx, vm1, model.Hold{Name: "export", Point: ref(2), Why: "test"}))
+	for seq := model.Seq(3); seq < 7; seq++ {
+		g.write("vda", int(seq)*8192, 4096)
+		g.cycle(seq, seq-1)
+	}
+	dropped, _, err := g.store.Prune(ctx, vm1, 2)
+	require.NoError(t, err)
+	require.Equal(t, []model.Seq{3, 4}, dropped)
+	now, err := g.store.Images(ctx, vm1, ref(2))
+	require.NoError(t, err)
+	require.Equal(t, held, now)
+	g.checkAll()
+}
+
 func TestADiskAsItWasAtAPointCanBeRead(t *testing.T) {
 	g, ctx := newRig(t), context.Background()
 	g.disks["vda"] = make([]byte, mib)
