@@ -21,6 +21,20 @@ type Renewer struct {
 
 var _ lease.Renewer = (*Renewer)(nil)
 
+// Granting answers renewals of who asks in the name of his own certificate.
+func Granting(grant func(lease.RenewIn) lease.RenewOut) link.Responder {
+	return func(ctx context.Context, question []byte) ([]byte, error) {
+		var refused error
+		answer, err := lease.Answering(question, func(in lease.RenewIn) lease.RenewOut {
+			if refused = link.Speaks(ctx, in.Host); refused != nil {
+				return lease.RenewOut{}
+			}
+			return grant(in)
+		})
+		return answer, errors.Join(refused, err)
+	}
+}
+
 // Renew asks one grantor.
 func (r *Renewer) Renew(ctx context.Context, to model.Grantor, in lease.RenewIn) (lease.RenewOut, error) {
 	c, err := r.client(ctx, to.Address)

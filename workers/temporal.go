@@ -3,6 +3,7 @@ package workers
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,12 +24,15 @@ import (
 const Retention = 6 * time.Hour
 
 // DialPatiently connects to Temporal and goes on trying until ctx ends: agents and servers start in any order, also
-// after a power loss of the whole site.
-func DialPatiently(ctx context.Context, address, namespace string, log *slog.Logger) (client.Client, error) {
+// after a power loss of the whole site. secure is nil where Temporal speaks without TLS.
+func DialPatiently(ctx context.Context, address, namespace string, log *slog.Logger, secure *tls.Config) (client.Client, error) {
 	wait := 250 * time.Millisecond
 	for {
 		dialCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		c, err := client.DialContext(dialCtx, client.Options{HostPort: address, Namespace: namespace, Logger: quiet{log}})
+		c, err := client.DialContext(dialCtx, client.Options{
+			HostPort: address, Namespace: namespace, Logger: quiet{log},
+			ConnectionOptions: client.ConnectionOptions{TLS: secure},
+		})
 		cancel()
 		if err == nil {
 			return c, nil

@@ -75,6 +75,8 @@ type Server struct {
 
 	helpers sync.WaitGroup // goroutines of sessions that may outlive their handler for a moment
 
+	senders senders
+
 	mu   sync.Mutex
 	open map[string]*receiver // by UUID of the VM
 }
@@ -167,7 +169,10 @@ func (s *Server) admit(stream grpc.ServerStream) (spec model.StagingSpec, err er
 	if err := checkSpec(spec); err != nil {
 		return spec, err
 	}
-	return spec, s.floors.Admit(spec.VM, spec.Generation)
+	if err := s.floors.Admit(spec.VM, spec.Generation); err != nil {
+		return spec, err
+	}
+	return spec, s.senders.check(stream.Context(), spec)
 }
 
 func (s *Server) receive(stream grpc.ServerStream, spec model.StagingSpec) error {

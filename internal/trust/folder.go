@@ -288,9 +288,13 @@ func (f *Folder) server(auth tls.ClientAuthType, chain func(*material) [][]byte,
 			if chain != nil {
 				own.Certificate = append(slices.Clone(own.Certificate), chain(m)...)
 			}
+			protocol := "h2" // gRPC
+			if auth == tls.VerifyClientCertIfGiven {
+				protocol = "http/1.1"
+			}
 			return &tls.Config{
 				MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{own}, ClientAuth: auth, ClientCAs: m.roots,
-				NextProtos: []string{"h2", "http/1.1"},
+				NextProtos: []string{protocol},
 				// Each connection proves itself: what was denied or has expired does not come back by a ticket.
 				SessionTicketsDisabled: true,
 				VerifyConnection: func(cs tls.ConnectionState) error {

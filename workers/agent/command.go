@@ -28,6 +28,7 @@ type Options struct {
 	ImageDirs       []string // disks outside these folders are refused
 	StoreReserve    int64    // bytes of the store's file system that replicas never use
 	GuardSocket     string   // empty: that of RunDir
+	TLSDir          string   // empty: plain text
 	LeaseTTL        time.Duration
 	LeaseRenew      time.Duration
 	LinkBudget      int64 // bytes/s that all transfers from this host use together; 0 unbounded
@@ -50,6 +51,7 @@ EXIT STATUS
 			&cli.StringFlag{Name: "host", EnvVars: []string{"UNDERSTUDY_HOST"}, Usage: "name of this host; stable, also over reinstalls (default: the host name)"},
 			&cli.StringFlag{Name: "temporal-address", EnvVars: []string{"UNDERSTUDY_TEMPORAL_ADDRESS"}, Value: "127.0.0.1:7233", Usage: "Temporal frontend, `HOST:PORT`"},
 			&cli.StringFlag{Name: "namespace", Value: "understudy", Usage: "Temporal namespace"},
+			&cli.StringFlag{Name: "tls-dir", EnvVars: []string{"UNDERSTUDY_TLS_DIR"}, Usage: "`FOLDER` with this host's ca.crt, tls.crt and tls.key (understudy join); without it nothing is encrypted and nobody is checked"},
 			&cli.StringFlag{Name: "link-listen", Value: ":7450", Usage: "address where replicas are received"},
 			&cli.StringFlag{Name: "link-advertise", Usage: "`HOST:PORT` under which other agents reach it (default: HOST and the port of --link-listen)"},
 			&cli.StringFlag{Name: "link-budget", DefaultText: "unbounded", Usage: "all transfers from this host together use at most `RATE` of the link, for example 100mbit or 12MB (a second)"},
@@ -75,6 +77,7 @@ EXIT STATUS
 			if err := terms.Validate(); err != nil {
 				return err
 			}
+			opts.TLSDir = c.String("tls-dir")
 			var err error
 			if opts.LinkBudget, err = parseRate(c.String("link-budget")); err != nil {
 				return err

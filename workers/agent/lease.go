@@ -87,7 +87,9 @@ func (a *agent) leases(state *lease.State) error {
 	if err != nil {
 		return err
 	}
-	a.renewer = &workers.Renewer{Dial: func(ctx context.Context, address string) (*link.Client, error) { return link.Dial(ctx, address) }}
+	a.renewer = &workers.Renewer{Dial: func(ctx context.Context, address string) (*link.Client, error) {
+		return workers.DialLink(ctx, a.tls, address)
+	}}
 	a.guard = newGuarded(a.opts, a.log)
 	a.holder = lease.NewHolder(lease.HolderOptions{
 		Host: a.opts.Host, State: state, Clock: clock, Guard: a.guard, Renewer: a.renewer, Terms: a.guard.terms, Log: a.log,
@@ -97,9 +99,7 @@ func (a *agent) leases(state *lease.State) error {
 
 // grant answers the renewals of other hosts' agents.
 func (a *agent) grant(state *lease.State) link.Responder {
-	return func(_ context.Context, question []byte) ([]byte, error) {
-		return lease.Answering(question, state.Grant)
-	}
+	return workers.Granting(state.Grant)
 }
 
 // stopping is libvirt that can end a frozen copy: libvirt alone asks QEMU to end and waits for an answer first.

@@ -22,6 +22,7 @@ import (
 	"understudy/internal/recoverypoint"
 	"understudy/internal/restore"
 	"understudy/internal/snapshot"
+	"understudy/internal/trust"
 	"understudy/starter"
 	"understudy/workers"
 )
@@ -33,6 +34,7 @@ const maxRunDir = 107 - len("/understudy-00000000-0000-0000-0000-000000000000.so
 type agent struct {
 	opts  Options
 	log   *slog.Logger
+	tls   *trust.Folder // nil: plain text
 	hv    *libvirtrpc.Client
 	store *recoverypoint.Store
 	lis   net.Listener
@@ -76,6 +78,9 @@ func Run(ctx context.Context, opts Options, log *slog.Logger) error {
 	wg.Go(func() { a.holder.Run(ctx) }) // first of all, and beside everything: it needs neither libvirt nor Temporal
 	wg.Go(func() { a.watch.run(ctx) })
 	wg.Go(func() { a.share.run(ctx) })
+	if a.tls != nil {
+		wg.Go(func() { a.tls.KeepFresh(ctx, a.tls.RenewAt, log) })
+	}
 	wg.Go(func() { a.watch.events(ctx, a.hv.Events) })
 	wg.Go(func() { a.restorer.WatchPauses(ctx) })
 	wg.Go(func() { a.restorer.SweepTests(ctx, a.oldTests) })
@@ -90,7 +95,7 @@ func Run(ctx context.Context, opts Options, log *slog.Logger) error {
 
 // control works for the control plane until ctx ends.
 func (a *agent) control(ctx context.Context, wg *sync.WaitGroup) {
-	c, err := workers.DialPatiently(ctx, a.opts.TemporalAddress, a.opts.Namespace, a.log)
+	c, err := workers.DialPatiently(ctx, a.opts.TemporalAddress, a.opts.Namespace, a.log, workers.ToServer(a.tls, a.opts.TemporalAddress))
 	if err != nil {
 		return // only because ctx ended
 	}
@@ -121,6 +126,9 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	if err := folders(opts); err != nil {
 		return nil, err
 	}
+	if a.tls, err = workers.Secure(opts.TLSDir, trust.Identity{Role: trust.Host, Name: string(opts.Host)}, log); err != nil {
+		return nil, err
+	}
 	state, err := lease.OpenState(statesIn(opts), opts.Host)
 	if err != nil {
 		return nil, err
@@ -144,14 +152,14 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 		return nil, model.Fail(model.InvalidArgument, err, "cannot listen on %s for replicas", opts.LinkListen).WithHost(opts.Host).
 			WithTry("understudy agent --link-listen HOST:PORT; is another agent running?")
 	}
-	a.link = link.NewServer(receiving{a.store}, state, opts.Host, log)
+	a.link = link.NewServer(receiving{a.store}, state, opts.Host, log, workers.LinkServer(a.tls)...)
 	a.link.Respond(a.grant(state))
 	a.hv = libvirtrpc.Lazy(opts.LibvirtSocket, log)
 	a.out = newOutbox(ctx, log)
 	if err := a.openWatcher(); err != nil {
 		return nil, err
 	}
-	a.self = newSelf(opts, advertised(opts, a.lis.Addr()), a.hv, a.store.Usage, links{}.Ping)
+	a.self = newSelf(opts, advertised(opts, a.lis.Addr()), a.hv, a.store.Usage, links{a.tls}.Ping)
 	a.self.guard, a.self.grantor = a.guard, state.ID()
 	source := snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs})
 	a.watch.dirty = source.Dirty
@@ -161,7 +169,7 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 		return nil, err
 	}
 	a.host = &activities.Host{
-		ID: opts.Host, Floors: state, Leases: a.holder, Link: links{}, Store: store{a.store}, Domains: a.hv, Watcher: a.watch, Self: a.self, Shares: a.share,
+		ID: opts.Host, Floors: state, Leases: a.holder, Link: links{a.tls}, Store: store{a.store}, Domains: a.hv, Watcher: a.watch, Self: a.self, Shares: a.share,
 		Snapshot: source,
 		Restorer: a.restorer,
 		Marker:   marks.Lister{HV: a.hv, StateDir: opts.StateDir, RunDir: opts.RunDir, GuardDir: filepath.Join(opts.RunDir, "guard")},

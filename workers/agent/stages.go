@@ -8,7 +8,9 @@ import (
 	"understudy/internal/model"
 	"understudy/internal/recoverypoint"
 	"understudy/internal/replicate"
+	"understudy/internal/trust"
 	"understudy/internal/verify"
+	"understudy/workers"
 )
 
 // store joins stages 3 and 4 on the same folder.
@@ -32,12 +34,12 @@ func (r receiving) Stage(ctx context.Context, spec model.StagingSpec) (link.Stag
 }
 
 // links makes a connection for each use: agents come and go, and addresses change.
-type links struct{}
+type links struct{ tls *trust.Folder }
 
 var _ activities.Link = links{}
 
-func (links) Ping(ctx context.Context, address string) (model.HostID, error) {
-	c, err := link.Dial(ctx, address)
+func (l links) Ping(ctx context.Context, address string) (model.HostID, error) {
+	c, err := workers.DialLink(ctx, l.tls, address)
 	if err != nil {
 		return "", err
 	}
@@ -45,8 +47,8 @@ func (links) Ping(ctx context.Context, address string) (model.HostID, error) {
 	return c.Ping(ctx)
 }
 
-func (links) Send(ctx context.Context, address, domainXML string, open replicate.Open, r replicate.Request, progress func(replicate.Progress)) (replicate.Result, error) {
-	c, err := link.Dial(ctx, address)
+func (l links) Send(ctx context.Context, address, domainXML string, open replicate.Open, r replicate.Request, progress func(replicate.Progress)) (replicate.Result, error) {
+	c, err := workers.DialLink(ctx, l.tls, address)
 	if err != nil {
 		return replicate.Result{}, err
 	}

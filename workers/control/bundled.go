@@ -71,6 +71,12 @@ func bundledArgs(o Options) []string {
 		"--namespace", o.Namespace, "--db-filename", filepath.Join(o.DataDir, "temporal.db"),
 		"--retention", workers.Retention.String(), "--log-level", "warn",
 	}
+	if o.TLSDir != "" {
+		args = append(args, "--tls-dir", o.TLSDir)
+	}
+	if o.UIIP != "" {
+		args = append(args, "--ui-ip", o.UIIP)
+	}
 	var attrs []string
 	for name, typ := range workers.SearchAttributes() {
 		attrs = append(attrs, name+"="+typ.String())

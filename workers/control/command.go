@@ -23,6 +23,10 @@ type Options struct {
 	HealthListen    string
 	LeaseListen     string // "off": this server grants no leases
 	LeaseAdvertise  string
+	TLSDir          string // empty: plain text
+	UIIP            string // empty: IP, or loopback with TLS
+	JoinListen      string // empty: hosts do not join here
+	AuthorityDir    string
 	FenceCommand    []string
 	FenceConfig     string // file with the fence agents of each host
 	Webhook         WebhookOptions
@@ -46,6 +50,10 @@ EXIT STATUS
 			&cli.StringFlag{Name: "namespace", Value: "understudy", Usage: "Temporal namespace"},
 			&cli.StringFlag{Name: "data-dir", Value: "/var/lib/understudy/server", Usage: "generation records and the bundled Temporal's file"},
 			&cli.StringFlag{Name: "ip", Value: "127.0.0.1", Usage: "address the bundled Temporal and its Web UI listen on"},
+			&cli.StringFlag{Name: "ui-ip", Usage: "address of the Web UI, which has no login (default: --ip, or 127.0.0.1 with --tls-dir)"},
+			&cli.StringFlag{Name: "tls-dir", EnvVars: []string{"UNDERSTUDY_TLS_DIR"}, Usage: "`FOLDER` with the server's ca.crt, tls.crt and tls.key; without it nothing is encrypted and nobody is checked"},
+			&cli.StringFlag{Name: "ca-dir", EnvVars: []string{"UNDERSTUDY_CA_DIR"}, Usage: "`FOLDER` of the authority, needed here only to renew certificates and to let hosts join"},
+			&cli.StringFlag{Name: "join-listen", DefaultText: "off", Usage: "let hosts join by a token and renew their certificates at this `HOST:PORT`, for example :7461"},
 			&cli.IntFlag{Name: "temporal-port", Value: 7233, Usage: "port of the bundled Temporal"},
 			&cli.IntFlag{Name: "ui-port", Value: 8233, Usage: "port of its Web UI"},
 			&cli.StringFlag{Name: "temporal-binary", Usage: "path of understudy-temporal (default: beside this program, then PATH)"},
@@ -66,6 +74,7 @@ EXIT STATUS
 				DataDir: filepath.Clean(c.String("data-dir")), IP: c.String("ip"),
 				TemporalPort: c.Int("temporal-port"), UIPort: c.Int("ui-port"),
 				TemporalBinary: c.String("temporal-binary"), HealthListen: c.String("health-listen"),
+				TLSDir: c.String("tls-dir"), UIIP: c.String("ui-ip"), JoinListen: c.String("join-listen"), AuthorityDir: c.String("ca-dir"),
 				LeaseListen: c.String("lease-listen"), LeaseAdvertise: c.String("lease-advertise"),
 				FenceCommand: strings.Fields(c.String("fence-command")), FenceConfig: c.String("fence-config"),
 				Webhook: WebhookOptions{

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -11,6 +10,8 @@ import (
 	"understudy/internal/lease"
 	"understudy/internal/link"
 	"understudy/internal/model"
+	"understudy/internal/trust"
+	"understudy/workers"
 )
 
 // grantor is the control plane's end of the leases. It runs beside the worker and needs no Temporal: VMs go on while that is
@@ -23,7 +24,7 @@ type grantor struct {
 }
 
 // newGrantor listens; nil when nobody is to be granted anything (--lease-listen off).
-func newGrantor(o Options, records *lease.Records, log *slog.Logger) (*grantor, error) {
+func newGrantor(o Options, records *lease.Records, secure *trust.Folder, log *slog.Logger) (*grantor, error) {
 	if o.LeaseListen == "" || o.LeaseListen == "off" {
 		return nil, nil
 	}
@@ -38,9 +39,7 @@ func newGrantor(o Options, records *lease.Records, log *slog.Logger) (*grantor, 
 		return nil, err
 	}
 	g := &grantor{self: model.Grantor{Address: address, ID: records.ID()}, l: l}
-	g.srv = link.NewResponder(func(_ context.Context, question []byte) ([]byte, error) {
-		return lease.Answering(question, records.Grant)
-	}, log)
+	g.srv = link.NewResponder(workers.Granting(records.Grant), log, workers.LinkServer(secure)...)
 	g.wg.Go(func() {
 		if err := g.srv.Serve(l); err != nil && !errors.Is(err, net.ErrClosed) {
 			log.Error("grantor_ended", "error", err)

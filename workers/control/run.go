@@ -18,6 +18,7 @@ import (
 	"understudy/internal/fence"
 	"understudy/internal/lease"
 	"understudy/internal/model"
+	"understudy/internal/trust"
 	"understudy/workers"
 	"understudy/workflows"
 )
@@ -55,7 +56,15 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if !power.Configured() {
 		log.Warn("no_fence_device", "meaning", "the power of a silent host cannot be cut: a person has to confirm that it is off before a VM is started elsewhere")
 	}
-	granting, err := newGrantor(o, records, log)
+	if s.tls, err = workers.Secure(o.TLSDir, trust.Identity{Role: trust.Server}, log); err != nil {
+		return err
+	}
+	stopTrust, err := s.trust(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopTrust()
+	granting, err := newGrantor(o, records, s.tls, log)
 	if err != nil {
 		return err
 	}
@@ -77,6 +86,13 @@ func (o Options) validate() error {
 			}
 		}
 	}
+	if o.UIIP != "" && net.ParseIP(o.UIIP) == nil {
+		return model.Fail(model.InvalidArgument, nil, "--ui-ip must be an IP address, not %q", o.UIIP).WithTry("--ui-ip 127.0.0.1")
+	}
+	if o.JoinListen != "" && (o.TLSDir == "" || o.AuthorityDir == "") {
+		return model.Fail(model.InvalidArgument, nil, "--join-listen needs the server's own certificate and the authority").
+			WithTry("understudy server --tls-dir FOLDER --ca-dir FOLDER --join-listen " + o.JoinListen)
+	}
 	if o.Namespace == "" {
 		return model.Fail(model.InvalidArgument, nil, "--namespace must not be empty").WithTry("--namespace " + contract.Namespace)
 	}
@@ -93,6 +109,7 @@ func (o Options) address() string {
 type server struct {
 	o       Options
 	log     *slog.Logger
+	tls     *trust.Folder // nil: plain text
 	control *activities.Control
 	health  health
 }
@@ -145,7 +162,7 @@ func (s *server) run(ctx context.Context) error {
 
 // work connects, prepares the namespace and serves the control queue until ctx ends or the worker gives up.
 func (s *server) work(ctx context.Context) error {
-	c, err := workers.DialPatiently(ctx, s.o.address(), s.o.Namespace, s.log)
+	c, err := workers.DialPatiently(ctx, s.o.address(), s.o.Namespace, s.log, workers.ToServer(s.tls, s.o.address()))
 	if err != nil {
 		return err
 	}
