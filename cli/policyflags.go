@@ -18,6 +18,9 @@ func policyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "tier", DefaultText: string(d.Tier), Usage: "gold, silver or bronze: who goes first when resources are short"},
 		&cli.IntFlag{Name: "keep-last", DefaultText: "8", Usage: "`N` recovery points are kept"},
 		&cli.StringFlag{Name: "failover", DefaultText: string(d.Failover), Usage: "who decides an unplanned failover: auto or manual"},
+		&cli.IntFlag{Name: "recover-in-place", DefaultText: "1", Usage: "a VM that dies on a host that is well is started again there up to `N` times in ten minutes before it moves"},
+		&cli.StringFlag{Name: "isolation", DefaultText: string(d.Isolation), Usage: "what the guard does to a VM whose host hears from nobody: freeze, kill, or keep (then a silent host needs a fence or a person)"},
+		&cli.IntFlag{Name: "guard-level", DefaultText: "2", Usage: "least `LEVEL` of the host's guard at which a lease that ran out is evidence: 1 process, 2 softdog, 3 hardware watchdog"},
 		&cli.BoolFlag{Name: "freeze", Usage: "freeze the guest's file systems around a snapshot (needs its guest agent)"},
 		&cli.StringFlag{Name: "bandwidth", DefaultText: "unbounded", Usage: "at most `SIZE` a second on the link, for example 12MB or 10MiB; 0 for unbounded"},
 		&cli.StringFlag{Name: "compression", DefaultText: d.Compression, Usage: "auto, off, fast, default or best"},
@@ -43,6 +46,15 @@ func policyFrom(c *cli.Context, p model.Policy, now time.Time) (model.Policy, er
 	}
 	if c.IsSet("failover") {
 		p.Failover = model.FailoverMode(c.String("failover"))
+	}
+	if c.IsSet("recover-in-place") {
+		p.RecoverInPlace = c.Int("recover-in-place")
+	}
+	if c.IsSet("isolation") {
+		p.Isolation = model.Isolation(c.String("isolation"))
+	}
+	if c.IsSet("guard-level") {
+		p.GuardLevel = c.Int("guard-level")
 	}
 	if c.IsSet("freeze") {
 		p.Freeze = c.Bool("freeze")

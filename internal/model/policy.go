@@ -116,10 +116,17 @@ func (p Policy) Validate() error {
 		return Fail(InvalidArgument, nil, "hourly and daily must not be negative")
 	case p.Hourly > MaxKeep || p.Daily > MaxKeep || p.KeepLast+p.Hourly+p.Daily > MaxKeep:
 		return Fail(InvalidArgument, nil, "keep-last, hourly and daily together keep at most %d points", MaxKeep)
+	case p.RecoverInPlace < 0 || p.RecoverInPlace > 10:
+		return Fail(InvalidArgument, nil, "recover-in-place must be between 0 and 10, not %d", p.RecoverInPlace)
+	case p.GuardLevel < 1 || p.GuardLevel > 3:
+		return Fail(InvalidArgument, nil, "guard-level must be between 1 and 3, not %d", p.GuardLevel).WithTry("--isolation keep, to do without leases")
 	case p.Hourly > 0 && p.RPO > time.Hour:
 		return Fail(InvalidArgument, nil, "an RPO of %s does not make a point each hour to keep", p.RPO)
 	}
 	if err := p.validateCalendar(); err != nil {
+		return err
+	}
+	if err := oneOf("isolation", string(p.Isolation), string(IsolationFreeze), string(IsolationKill), string(IsolationKeep)); err != nil {
 		return err
 	}
 	if err := oneOf("tier", string(p.Tier), string(Gold), string(Silver), string(Bronze)); err != nil {
