@@ -92,6 +92,9 @@ func story(c *call, v protectionView) error {
 	}
 	fmt.Fprintf(&b, "\nsince the beginning: %d points, %d failed, %s sent, largest exposure %s, %d violations\n", v.Totals.Cycles, v.Totals.Failures,
 		ui.Bytes(v.Totals.SentBytes), ui.Duration(seconds(v.Totals.MaxExposure)), v.Totals.Violations)
+	if w := v.Lease.words(); w != "" {
+		fmt.Fprintf(&b, "lease: %s\n", w)
+	}
 	for _, w := range v.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", w)
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"time"
 
 	"understudy/internal/contract"
@@ -39,6 +40,35 @@ type protectionView struct {
 	LastTest *testView   `json:"last_test"`       // of the test failovers
 	Tests    []testView  `json:"tests,omitempty"` // newest last
 	Rescue   *rescueView `json:"rescue,omitempty"`
+	Lease    *leaseView  `json:"lease"`
+}
+
+// leaseView says what a failover of a silent primary would rest on.
+type leaseView struct {
+	Mode       model.LeaseMode `json:"mode"`
+	WaitS      float64         `json:"wait_s"` // 0: a lease proves nothing, it needs a fence or a person
+	GuardLevel int             `json:"guard_level"`
+	Why        string          `json:"why,omitempty"` // it is not leased
+}
+
+func leaseOf(l *contract.LeaseState) *leaseView {
+	if l == nil {
+		return nil
+	}
+	return &leaseView{Mode: l.Mode, WaitS: l.Wait().Seconds(), GuardLevel: l.Terms.GuardLevel, Why: l.Why}
+}
+
+// words is one line for people.
+func (l *leaseView) words() string {
+	switch {
+	case l == nil:
+		return ""
+	case l.WaitS > 0:
+		return fmt.Sprintf("%s; a silent primary is outlasted in %.0f s (guard level %d)", l.Mode, l.WaitS, l.GuardLevel)
+	case l.Why != "":
+		return string(l.Mode) + "; a silent primary needs a fence or a person: " + l.Why
+	}
+	return string(l.Mode) + "; a silent primary needs a fence or a person"
 }
 
 // rescueView is what the VM's former host keeps of it.
@@ -149,7 +179,7 @@ func viewOf(d contract.DescribeOut, now time.Time) protectionView {
 	st := d.State
 	v := protectionView{
 		VM: d.Spec.VM.Name, UUID: d.Spec.VM.UUID, Phase: st.Phase, Primary: st.Primary, Standby: st.Standby,
-		Generation: uint64(st.Generation), RPO: rpoOf(st, now), Points: st.Points, LastPoint: lastPoint(st),
+		Generation: uint64(st.Generation), RPO: rpoOf(st, now), Lease: leaseOf(st.Lease), Points: st.Points, LastPoint: lastPoint(st),
 		Cadence: cadenceView{Interval: st.Cadence.Interval.Seconds(), NextAt: timeOrNil(st.Cadence.NextAt), Reason: st.Cadence.Reason, Binding: st.Cadence.Binding},
 		Alerts:  []alertView{}, Warnings: append([]string{}, st.Warnings...), Policy: policyOf(st.Policy), LastError: st.LastError,
 		Totals: totalsView{

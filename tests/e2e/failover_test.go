@@ -36,7 +36,7 @@ func TestAHostLosesPowerAndTheVMComesBackWithItsData(t *testing.T) {
 func TestQEMUIsKilledAndTheVMMovesWithoutAPowerCut(t *testing.T) {
 	const rpo = 10 * time.Second
 	s := begin(t, "qemu", 6*time.Minute, "--workload", "db", "--disk", "512M")
-	s.protect("--rpo", rpo.String())
+	s.protect("--rpo", rpo.String(), "--recover-in-place", "0")
 	s.untilSeq(2*time.Minute, 2)
 
 	killed := time.Now()
@@ -51,7 +51,7 @@ func TestQEMUIsKilledAndTheVMMovesWithoutAPowerCut(t *testing.T) {
 // Nothing proves that the old VM is off: nothing is started, and a person is asked.
 func TestWithoutProofThatTheOldVMIsOffNothingIsStarted(t *testing.T) {
 	s := begin(t, "split", 8*time.Minute, "--workload", "db", "--disk", "512M")
-	s.protect("--rpo", "10s")
+	s.protect("--rpo", "10s", "--isolation", "keep")
 	s.untilSeq(2*time.Minute, 2)
 
 	// The fence device is dead and the host is cut off from everybody, but its VM runs on.

@@ -13,7 +13,7 @@ import (
 // so not one row that the guest was told is durable is lost. The RPO is long on purpose: the points alone would lose much.
 func TestAVMThatMovesFromAHostThatIsWellLosesNotOneRow(t *testing.T) {
 	s := begin(t, "salvage", 8*time.Minute, "--workload", "db", "--disk", "512M")
-	s.protect("--rpo", "10m")
+	s.protect("--rpo", "10m", "--recover-in-place", "0")
 	s.untilSeq(2*time.Minute, 1)
 	s.waitAcks(hostA, 10)
 

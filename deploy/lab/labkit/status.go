@@ -42,6 +42,12 @@ type Protection struct {
 		Cycle      float64   `json:"cycle_ms"`
 		Replicate  float64   `json:"replicate_ms"`
 	} `json:"last_point"`
+	Lease *struct {
+		Mode       string  `json:"mode"`
+		WaitS      float64 `json:"wait_s"`
+		GuardLevel int     `json:"guard_level"`
+		Why        string  `json:"why"`
+	} `json:"lease"`
 	Points   int              `json:"points"`
 	Failover *json.RawMessage `json:"failover"`
 	Alerts   []struct {
