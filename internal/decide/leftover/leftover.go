@@ -51,7 +51,7 @@ func Judge(m model.Mark, host model.HostID, k *Known) (Verdict, string) {
 	switch m.Kind {
 	case model.MarkCheckpoint:
 		return checkpoint(m, host, *k)
-	case model.MarkJob, model.MarkScratch, model.MarkSocket, model.MarkWatch:
+	case model.MarkJob, model.MarkScratch, model.MarkSocket:
 		return on(host, k.Primary, "the primary's", "this host is not the primary")
 	case model.MarkStaging:
 		if host == k.Standby && m.Seq <= k.Committed.Seq {
@@ -65,7 +65,7 @@ func Judge(m model.Mark, host model.HostID, k *Known) (Verdict, string) {
 			return OK, "a test failover runs"
 		}
 		return Leftover, "no test failover runs"
-	case model.MarkRecord, model.MarkFloor, model.MarkGuard, model.MarkReplica:
+	case model.MarkRecord, model.MarkFloor, model.MarkGuard, model.MarkReplica, model.MarkWatch: // a former primary's watch is mute
 		if host != k.Primary && host != k.Standby {
 			return Leftover, "this host has no part in the protection any more"
 		}
