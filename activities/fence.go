@@ -37,6 +37,11 @@ func (h *Host) surrender(ctx context.Context, in contract.SurrenderIn) (contract
 	if err := h.stillWanted(ctx, in.Fence); err != nil {
 		return contract.EvidenceOut{}, toWire(err)
 	}
+	if in.Paused { // one that went on keeps its lease too
+		if err := h.Restorer.MayGiveUp(ctx, in.VM, in.Attempt); err != nil {
+			return contract.EvidenceOut{}, toWire(err)
+		}
+	}
 	if err := h.Leases.Surrender(in.VM, in.Generation, in.Attempt); err != nil {
 		return contract.EvidenceOut{}, toWire(err)
 	}

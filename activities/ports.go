@@ -119,6 +119,8 @@ type Restorer interface {
 	LeftBehind(vm model.VMRef) (disks []model.Disk, rescue []string, err error)
 	Pause(ctx context.Context, vm model.VMRef, attempt string, limit time.Duration) (time.Time, error)
 	Unpause(ctx context.Context, vm model.VMRef) error
+	// MayGiveUp says whether SurrenderPaused would be refused.
+	MayGiveUp(ctx context.Context, vm model.VMRef, attempt string) error
 	// SurrenderPaused is Surrender of a copy that wrote nothing since Pause of that attempt.
 	SurrenderPaused(ctx context.Context, vm model.VMRef, attempt string) error
 	TestBoot(ctx context.Context, t restore.Test) (name string, at time.Time, err error)

@@ -218,6 +218,7 @@ func (p *protection) commit(ctx workflow.Context, s contract.PointSummary) {
 	st.Totals.Cycles++
 	st.Totals.DirtyBytes += s.DirtyBytes
 	st.Totals.SentBytes += s.SentBytes
+	p.goneOn()
 	p.clear(contract.AlertStandbyFull, contract.AlertNeedsAttention, contract.AlertStandbyNotReady)
 	if s.Consistency != model.CrashConsistent {
 		p.clear(contract.AlertFreezeFailed)

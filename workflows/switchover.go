@@ -214,6 +214,13 @@ func (p *protection) callOff(ctx workflow.Context, err error) {
 	p.suspect(ctx)
 }
 
+// goneOn: a switchover that came to nothing and a point that followed it leave nothing to worry about.
+func (p *protection) goneOn() {
+	if f := p.st.Failover; f != nil && f.Planned && f.Outcome == contract.OutcomeRolledBack && p.st.Failed == "" {
+		p.clear(contract.AlertFailoverFailed)
+	}
+}
+
 // plan makes a takeover the switchover that was asked for. The number of the last point is reserved; whether there is such a
 // point is asked when the takeover comes to nothing.
 func (p *protection) plan(in *contract.FailoverIn, t contract.FailoverTrigger, now time.Time, c string) bool {

@@ -98,6 +98,7 @@ func TestASwitchoverThatFailsAtAnyStepLeavesTheVMWhereItWas(t *testing.T) {
 			require.Equal(t, model.PhaseProtected, st.Phase, st.LastError)
 			require.Empty(t, st.Failed)
 			require.Nil(t, st.Trigger)
+			require.Empty(t, st.Alerts)
 			last := w.taken[len(w.taken)-1]
 			require.False(t, last.Parent.IsZero(), "no full copy")
 			require.Equal(t, w.record().Permitted, st.Generation)

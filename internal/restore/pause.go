@@ -26,6 +26,8 @@ type pause struct {
 const (
 	statsTries = 10
 	pauseTick  = 500 * time.Millisecond
+	// unpauseLimit bounds one try: a QEMU that the guard has frozen does not answer.
+	unpauseLimit = 5 * time.Second
 )
 
 func (r *Restorer) pausedDir() string { return filepath.Join(r.o.StateDir, "paused") }
@@ -129,34 +131,56 @@ func (r *Restorer) SurrenderPaused(ctx context.Context, vm model.VMRef, attempt 
 	}
 	r.pauses.Lock()
 	defer r.pauses.Unlock()
-	var rec pause
-	if err := r.read(r.pauseOf(vm.UUID), &rec); err != nil {
+	rec, err := r.stillPaused(ctx, vm, attempt)
+	if err != nil {
 		return err
 	}
-	if rec.Attempt != attempt {
-		return r.fail(model.Conflict, vm, nil, "the VM is not paused for this switchover any more, so it is not stopped").WithTry("understudy switchover " + vm.Name)
-	}
 	if !rec.GivenUp {
-		dom, found, err := r.lookup(ctx, vm.UUID)
-		if err != nil {
-			return err
-		}
-		if !found || dom.State != hypervisor.Paused {
-			return r.fail(model.Conflict, vm, nil, "the VM is %s, not paused, so it is not stopped", state(dom, found)).WithTry("understudy switchover " + vm.Name)
-		}
-		now, err := r.writes(ctx, vm)
-		if err != nil {
-			return err
-		}
-		if now != rec.Writes {
-			return r.fail(model.Conflict, vm, nil, "the VM wrote while it was to be paused, so it is not stopped").WithTry("understudy switchover " + vm.Name)
-		}
 		rec.GivenUp = true
 		if err := r.write(r.pauseOf(vm.UUID), rec); err != nil {
 			return err
 		}
 	}
 	return r.Surrender(ctx, vm)
+}
+
+// MayGiveUp says whether SurrenderPaused would be refused: asked before anything is given up durably.
+func (r *Restorer) MayGiveUp(ctx context.Context, vm model.VMRef, attempt string) error {
+	if !model.ValidUUID(vm.UUID) {
+		return r.fail(model.InvalidArgument, vm, nil, "%q is not the UUID of a VM", vm.UUID)
+	}
+	r.pauses.Lock()
+	defer r.pauses.Unlock()
+	_, err := r.stillPaused(ctx, vm, attempt)
+	return err
+}
+
+func (r *Restorer) stillPaused(ctx context.Context, vm model.VMRef, attempt string) (pause, error) {
+	var rec pause
+	if err := r.read(r.pauseOf(vm.UUID), &rec); err != nil || rec.GivenUp && rec.Attempt == attempt {
+		return rec, err
+	}
+	refuse := func(format string, args ...any) (pause, error) {
+		return rec, r.fail(model.Conflict, vm, nil, format, args...).WithTry("understudy switchover " + vm.Name)
+	}
+	if rec.Attempt != attempt {
+		return refuse("the VM is not paused for this switchover any more, so it is not stopped")
+	}
+	dom, found, err := r.lookup(ctx, vm.UUID)
+	if err != nil {
+		return rec, err
+	}
+	if !found || dom.State != hypervisor.Paused {
+		return refuse("the VM is %s, not paused, so it is not stopped", state(dom, found))
+	}
+	now, err := r.writes(ctx, vm)
+	if err != nil {
+		return rec, err
+	}
+	if now != rec.Writes {
+		return refuse("the VM wrote while it was to be paused, so it is not stopped")
+	}
+	return rec, nil
 }
 
 // WatchPauses lets every VM go on whose pause has lasted too long, also one that a process before this one paused. It ends
@@ -195,6 +219,8 @@ func (r *Restorer) endPause(ctx context.Context, uuid string, seen map[string]ti
 		seen[uuid+rec.Attempt] = time.Now()
 	}
 	if time.Since(seen[uuid+rec.Attempt]) >= rec.Limit || r.o.Now().Sub(rec.At) >= rec.Limit {
-		_ = r.unpause(ctx, rec.VM) // tried again at the next tick
+		limit, cancel := context.WithTimeout(ctx, unpauseLimit)
+		defer cancel()
+		_ = r.unpause(limit, rec.VM) // tried again at the next tick
 	}
 }
