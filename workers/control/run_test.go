@@ -24,7 +24,9 @@ import (
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
+	"understudy/internal/trust"
 	"understudy/starter"
+	"understudy/workers"
 )
 
 // site is a real server with the bundled Temporal, and hosts whose activities are played.
@@ -34,6 +36,7 @@ type site struct {
 	log    *safeBuffer
 	c      *starter.Client
 	refuse atomic.Pointer[error] // what preflight answers
+	issue  func(trust.Identity) *trust.Folder
 }
 
 const vmUUID = "8a3c1d6e-0f5b-4c7a-9d2e-1b6f5a4c3d2e"
@@ -64,7 +67,7 @@ func anyPort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-func raise(t *testing.T) *site {
+func raise(t *testing.T, secure bool) *site {
 	t.Helper()
 	binary, err := filepath.Abs("../../build/understudy-temporal")
 	require.NoError(t, err)
@@ -76,6 +79,10 @@ func raise(t *testing.T) *site {
 		Namespace: "understudy", DataDir: t.TempDir(), IP: "127.0.0.1", TemporalPort: port, UIPort: port + 4,
 		TemporalBinary: binary, HealthListen: fmt.Sprintf("127.0.0.1:%d", port+5),
 	}}
+	s.issue = func(trust.Identity) *trust.Folder { return nil }
+	if secure {
+		s.certify()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, s.o, slog.New(slog.NewTextHandler(s.log, nil))) }()
@@ -92,7 +99,7 @@ func raise(t *testing.T) *site {
 		}
 	})
 	require.Eventually(t, func() bool { return s.healthy().Healthy }, 60*time.Second, 100*time.Millisecond)
-	s.c, err = starter.Dial(t.Context(), s.o.address(), s.o.Namespace, nil)
+	s.c, err = starter.Dial(t.Context(), s.o.address(), s.o.Namespace, workers.ToServer(s.issue(trust.Identity{Role: trust.Operator, Name: "kim"}), s.o.address()))
 	require.NoError(t, err)
 	t.Cleanup(s.c.Close)
 	s.host("host-a")
@@ -113,7 +120,10 @@ func (s *site) healthy() (r report) {
 
 // host plays an agent: it lives, knows db1, and never captures anything.
 func (s *site) host(h model.HostID) {
-	c, err := client.Dial(client.Options{HostPort: s.o.address(), Namespace: s.o.Namespace, Logger: slog.New(slog.DiscardHandler)})
+	c, err := client.Dial(client.Options{
+		HostPort: s.o.address(), Namespace: s.o.Namespace, Logger: slog.New(slog.DiscardHandler),
+		ConnectionOptions: client.ConnectionOptions{TLS: workers.ToServer(s.issue(trust.Identity{Role: trust.Host, Name: string(h)}), s.o.address())},
+	})
 	require.NoError(s.t, err)
 	facts := model.HostFacts{Host: h, LinkAddress: string(h) + ":7450", Instance: string(h) + "-1", AgentVersion: "test"}
 	w := worker.New(c, contract.HostQueue(h), worker.Options{WorkerStopTimeout: time.Second})
@@ -170,7 +180,12 @@ func (s *site) spec() contract.ProtectSpec {
 
 // One story on the real bundled Temporal: what people ask for comes back with the kinds that the exit codes follow.
 func TestPeopleReachAProtectionAndRefusalsKeepTheirKind(t *testing.T) {
-	s := raise(t)
+	for name, secure := range map[string]bool{"in plain text": false, "by certificates": true} {
+		t.Run(name, func(t *testing.T) { reach(t, raise(t, secure)) })
+	}
+}
+
+func reach(t *testing.T, s *site) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	is := func(kind model.Kind, err error) {
