@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 
 	"understudy/internal/model"
@@ -58,9 +59,9 @@ type seal struct {
 	at         model.BootTime
 }
 
-// NewHolder makes one; Run starts it.
+// NewHolder makes one; Run starts it. Its nonces begin anywhere, so that an answer to an earlier process means nothing here.
 func NewHolder(o HolderOptions) *Holder {
-	return &Holder{o: o, lanes: map[string]*lane{}, seals: map[string]seal{}, busy: map[string]bool{}}
+	return &Holder{o: o, lanes: map[string]*lane{}, seals: map[string]seal{}, busy: map[string]bool{}, nonce: rand.Uint64()}
 }
 
 func (h *Holder) lane(uuid string) *lane {
