@@ -18,7 +18,7 @@ func TestNoOtherClockIsReadInLeaseAndGuardCode(t *testing.T) {
 	forbidden := []string{"Now", "Since", "Until", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick", "Sleep"}
 	deadlines := []string{"WithTimeout", "WithDeadline", "WithTimeoutCause", "WithDeadlineCause"}
 	// These bound one request, so they can only make a lease shorter.
-	requests := []string{"../lease/renew.go", "../guard/asked.go", "../guard/client.go", "../guard/hook.go", "../guard/server.go"}
+	requests := []string{"../lease/renew.go"}
 	for _, dir := range []string{"../lease", "../guard"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		require.NoError(t, err)
