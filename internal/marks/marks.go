@@ -37,9 +37,12 @@ func (l Lister) List(ctx context.Context) ([]model.Mark, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &collector{lister: l, names: map[string]string{}}
+	c := &collector{lister: l, names: map[string]string{}, used: map[string]bool{}}
 	for _, d := range domains {
 		c.names[d.VM.UUID] = d.VM.Name
+		for _, disk := range d.Disks {
+			c.used[filepath.Dir(disk.Path)] = true
+		}
 	}
 	for _, d := range domains {
 		if err := c.domain(ctx, d); err != nil {
@@ -57,6 +60,7 @@ func (l Lister) List(ctx context.Context) ([]model.Mark, error) {
 type collector struct {
 	lister Lister
 	names  map[string]string
+	used   map[string]bool // folders of domains' disks
 	found  []model.Mark
 	err    error
 }
@@ -146,6 +150,7 @@ func (c *collector) files() {
 	})
 	c.each(filepath.Join(state, "replicas", "*", "active", "*"), func(path string) {
 		m := c.add(model.MarkOverlay, filepath.Base(filepath.Dir(filepath.Dir(path))), path)
+		m.Used = c.used[path]
 		if n := ownSet.FindStringSubmatch(filepath.Base(path)); n != nil {
 			g, _ := strconv.ParseUint(n[1], 10, 64)
 			m.Generation = model.Generation(g)

@@ -76,6 +76,8 @@ func TestAllThatIsLeftIsFoundByItsName(t *testing.T) {
 		case m.Kind == model.MarkStaging:
 			require.EqualValues(t, 7, m.Seq)
 			require.Equal(t, vm, m.VM)
+		case m.Kind == model.MarkOverlay:
+			require.Equal(t, m.Generation == 0, m.Used, "the test's domain has its disks there")
 		case m.Kind == model.MarkJob:
 			require.False(t, m.Foreign, "an agent with another run folder began it")
 		case m.Kind == model.MarkNBD:

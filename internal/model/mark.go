@@ -30,6 +30,8 @@ type Mark struct {
 	Name       string     `json:"name"` // path, checkpoint, domain or process
 	// Foreign says that it lies where ours do, and is not ours.
 	Foreign bool `json:"foreign,omitempty"`
+	// Used says that a domain of this host, running or not, has its disks there (of overlays).
+	Used bool `json:"used,omitempty"`
 	// Orphan says that its own process is gone (of a socket or a qemu-nbd).
 	Orphan bool `json:"orphan,omitempty"`
 }

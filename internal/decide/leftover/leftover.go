@@ -40,9 +40,14 @@ func Judge(m model.Mark, host model.HostID, k *Known) (Verdict, string) {
 		return OK, "of the agent"
 	case m.Kind == model.MarkRescue:
 		return OK, "kept until a person removes it"
+	case m.Kind == model.MarkOverlay && m.Used:
+		return OK, "a domain's disks"
 	case k == nil:
-		if m.Kind == model.MarkReplica {
+		switch {
+		case m.Kind == model.MarkReplica:
 			return OK, "points that were kept when the protection ended"
+		case m.Kind == model.MarkOverlay && !isTest(m):
+			return OK, "disks that a VM ran from: only a person may remove them"
 		}
 		return Leftover, "no protection knows this VM"
 	case k.Busy:
@@ -95,10 +100,12 @@ func checkpoint(m model.Mark, host model.HostID, k Known) (Verdict, string) {
 	return OK, "a capture under way"
 }
 
+func isTest(m model.Mark) bool { return strings.Contains(m.Name, "/active/test-") }
+
 // overlay: what the VM runs from, and its former lives, which are its rescue copy until enough newer points are there.
 func overlay(m model.Mark, host model.HostID, k Known) (Verdict, string) {
 	switch {
-	case strings.Contains(m.Name, "/active/test-"):
+	case isTest(m):
 		if k.Testing {
 			return OK, "a test failover runs"
 		}

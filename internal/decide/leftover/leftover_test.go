@@ -47,10 +47,18 @@ func TestEachMarkIsExpectedOrALeftover(t *testing.T) {
 		require.Equal(t, c.want, got, "%v on %s: %s (%s)", c.m, c.host, c.why, said)
 		require.NotEmpty(t, said)
 	}
+	used := named(model.MarkOverlay, "/s/replicas/x/active/g3", 3)
+	used.Used = true
+	got, _ := Judge(used, "host-b", &k)
+	require.Equal(t, OK, got, "a domain's disks are never a leftover")
 	k.Busy = true
-	got, _ := Judge(mark(model.MarkCheckpoint, 8), "host-b", &k)
+	got, _ = Judge(mark(model.MarkCheckpoint, 8), "host-b", &k)
 	require.Equal(t, OK, got, "in the middle of a takeover nothing is judged")
 	got, _ = Judge(mark(model.MarkFloor, 0), "host-a", nil)
+	require.Equal(t, Leftover, got)
+	got, _ = Judge(named(model.MarkOverlay, "/s/replicas/x/active/g2", 2), "host-a", nil)
+	require.Equal(t, OK, got, "the VM goes on running from it without a protection")
+	got, _ = Judge(named(model.MarkOverlay, "/s/replicas/x/active/test-2", 0), "host-a", nil)
 	require.Equal(t, Leftover, got)
 	got, _ = Judge(mark(model.MarkReplica, 0), "host-a", nil)
 	require.Equal(t, OK, got, "unprotect without --purge")
