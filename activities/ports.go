@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"understudy/internal/blockio"
+	"understudy/internal/contract"
 	"understudy/internal/decide/retention"
 	"understudy/internal/hypervisor"
 	"understudy/internal/lease"
@@ -51,6 +52,8 @@ type Link interface {
 type Shares interface {
 	// Join makes a transfer's lane, which follows what it is granted until Leave.
 	Join(t Transfer) Share
+	// Admit says whether the link carries a VM that is not protected yet; nil where nothing is divided.
+	Admit(ctx context.Context, vm model.VMRef, p model.Policy, in contract.AdmissionIn) (*contract.Admission, error)
 }
 
 // Share is a transfer's part of the link.
@@ -64,6 +67,7 @@ type Share interface {
 // Transfer is what the link is shared by.
 type Transfer struct {
 	VM     model.VMRef
+	Point  model.PointRef // the same again is the same transfer, tried once more
 	Tier   model.Tier
 	RPO    time.Duration
 	Demand int64 // admitted: bytes on the wire of a capture each RPO/2; 0 unknown

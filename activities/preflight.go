@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"understudy/internal/contract"
 	"understudy/internal/hypervisor"
@@ -15,6 +16,8 @@ func (h *Host) preflight(ctx context.Context, in contract.PreflightIn) (contract
 	if err := in.Policy.Validate(); err != nil {
 		return contract.PreflightOut{}, toWire(err)
 	}
+	b := startBeat(ctx)
+	defer b.end()
 	out := contract.PreflightOut{VM: in.VM, Disks: []model.Disk{}, Warnings: []string{}, NeedBytes: in.NeedBytes}
 	var err error
 	if len(in.Disks) > 0 {
@@ -64,6 +67,33 @@ func (h *Host) preflightPrimary(ctx context.Context, in contract.PreflightIn, ou
 			out.Warnings = append(out.Warnings, fmt.Sprintf(
 				"disk %s is raw, so every cycle reads all of it; qemu-img convert -O qcow2 makes it cheap", d.Target))
 		}
+	}
+	return h.admitDemand(ctx, in, out)
+}
+
+// admitDemand asks whether the promise of a new VM can be kept beside those of the others. Nothing is asked of a link without a
+// budget: nobody knows what it carries.
+func (h *Host) admitDemand(ctx context.Context, in contract.PreflightIn, out *contract.PreflightOut) error {
+	if in.Admission == nil {
+		return nil
+	}
+	a, err := h.Shares.Admit(ctx, out.VM, in.Policy, *in.Admission)
+	if err != nil || a == nil {
+		return err
+	}
+	out.Admission = a
+	said := fmt.Sprintf("the link of %s (%s/s): %s", h.ID, mib(a.Budget), a.Reason)
+	if len(a.Others) > 0 {
+		said += "; there are " + strings.Join(a.Others, ", ")
+	}
+	switch {
+	case a.Verdict == "accept":
+	case a.Verdict == "refuse" && !in.Admission.Force:
+		return model.Fail(model.Refused, nil, "%s", said).WithVM(out.VM.Name).WithHost(h.ID).
+			WithTry("a longer --rpo, tier bronze, another standby or more --link-budget of the agent; --force protects all the same")
+	default:
+		a.Forced = a.Verdict == "refuse"
+		out.Warnings = append(out.Warnings, said)
 	}
 	return nil
 }

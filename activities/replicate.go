@@ -79,7 +79,7 @@ func (h *Host) before(ctx context.Context, in contract.ReplicateIn) (map[string]
 
 func transferOf(in contract.ReplicateIn, disks []model.SnapshotDisk) Transfer {
 	t := Transfer{
-		VM: in.VM, Tier: in.Tier, RPO: in.RPO, Demand: in.Demand, Cap: in.MaxBandwidth, Disks: len(disks), Seed: in.Parent.IsZero() || !in.From.IsZero(),
+		VM: in.VM, Point: in.Point, Tier: in.Tier, RPO: in.RPO, Demand: in.Demand, Cap: in.MaxBandwidth, Disks: len(disks), Seed: in.Parent.IsZero() || !in.From.IsZero(),
 	}
 	if t.Tier == "" {
 		t.Tier = model.DefaultPolicy().Tier

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -32,6 +33,9 @@ type hostView struct {
 	StoreTotal  int64        `json:"store_total_bytes"`
 	CPUs        int          `json:"cpus"`
 	Domains     int          `json:"domains"`
+	LinkBudget  int64        `json:"link_budget"` // bytes/s; 0: not divided
+	LinkUse     float64      `json:"link_use"`    // of the budget, over the last minute
+	Late        []string     `json:"late"`        // VMs served there that are beyond their targets
 }
 
 func (e *env) hostsCommand() *cli.Command {
@@ -45,11 +49,15 @@ func (e *env) hostsCommand() *cli.Command {
 
 func hostOf(s contract.HostWatchState) hostView {
 	f := s.Facts
-	return hostView{
+	v := hostView{
 		Host: f.Host, Silent: s.Silent, Since: timeOrNil(s.Since), LastHeard: timeOrNil(s.LastHeard), Protections: len(s.Protections),
 		Agent: f.AgentVersion, Libvirt: f.Libvirt, QEMU: f.QEMU, LinkAddress: f.LinkAddress, StoreFree: f.StoreFree, StoreTotal: f.StoreTotal,
-		CPUs: f.CPUs, Domains: f.Domains,
+		CPUs: f.CPUs, Domains: f.Domains, Late: append([]string{}, f.Late...),
 	}
+	if f.Load != nil {
+		v.LinkBudget, v.LinkUse = f.Load.LinkBudget, f.Load.LinkUse
+	}
+	return v
 }
 
 func hosts(c *call) error {
@@ -103,8 +111,22 @@ func printHosts(c *call, views []hostView) error {
 		}
 		rows = append(rows, []string{
 			string(v.Host), state, since, fmt.Sprint(v.Protections), fmt.Sprint(v.Domains), fmt.Sprintf("%s of %s", ui.Bytes(v.StoreFree), ui.Bytes(v.StoreTotal)),
-			v.Libvirt, v.QEMU, v.Agent, v.LinkAddress,
+			v.Libvirt, v.QEMU, v.Agent, v.LinkAddress, linkUse(v), orDash(strings.Join(v.Late, ", ")),
 		})
 	}
-	return ui.Rows(c.out, []string{"HOST", "STATE", "SINCE", "PROTECTIONS", "VMS", "STORE FREE", "LIBVIRT", "QEMU", "AGENT", "LINK"}, rows)
+	return ui.Rows(c.out, []string{"HOST", "STATE", "SINCE", "PROTECTIONS", "VMS", "STORE FREE", "LIBVIRT", "QEMU", "AGENT", "LINK", "LINK USE", "LATE"}, rows)
+}
+
+func linkUse(v hostView) string {
+	if v.LinkBudget <= 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f %% of %s/s", 100*v.LinkUse, ui.Bytes(v.LinkBudget))
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
 }

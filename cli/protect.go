@@ -3,12 +3,14 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
+	"understudy/internal/simulate"
 )
 
 func (e *env) protectCommand() *cli.Command {
@@ -21,6 +23,8 @@ the copy and returns when the first point is verified; Ctrl-C then stops the wat
 		flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "standby", Usage: "`HOST` that keeps the replica and takes over"},
 			&cli.StringFlag{Name: "primary", Aliases: []string{"host"}, Usage: "`HOST` the VM is on (default: all hosts are asked)"},
+			&cli.StringFlag{Name: "trace", Usage: "`FILE` recorded by understudy trace: what the VM asks of the link, instead of a short look at it"},
+			&cli.BoolFlag{Name: "force", Usage: "protect also when the primary's link cannot carry it beside the others"},
 			&cli.BoolFlag{Name: "wait", Usage: "wait until the first point is verified"},
 		}, policyFlags()...),
 		do: protect,
@@ -35,6 +39,12 @@ func protect(c *call) error {
 	policy, err := policyFrom(c.Context, model.DefaultPolicy(), c.now())
 	if err != nil {
 		return err
+	}
+	admission := contract.AdmissionIn{Force: c.Bool("force")}
+	if file := c.String("trace"); file != "" {
+		if admission.Demand, err = demandOf(file, policy.RPO); err != nil {
+			return err
+		}
 	}
 	standby, primary := model.HostID(c.String("standby")), model.HostID(c.String("primary"))
 	if err := hostFlags(standby, primary, name); err != nil {
@@ -57,7 +67,7 @@ func protect(c *call) error {
 		return model.Fail(model.InvalidArgument, nil, "the VM is on %s itself: the standby must be another host", standby).WithVM(name).
 			WithTry("understudy hosts")
 	}
-	d, err := c.s.EnsureProtected(ctx, contract.ProtectSpec{VM: facts.VM, Primary: found, Standby: standby, Policy: policy})
+	d, err := c.s.EnsureProtected(ctx, contract.ProtectSpec{VM: facts.VM, Primary: found, Standby: standby, Policy: policy, Admission: admission})
 	if err != nil {
 		return leaving(ctx, err, "the checks of %s go on. Try: understudy status %s", name, name)
 	}
@@ -71,6 +81,25 @@ func protect(c *call) error {
 		return c.show(fmt.Sprintf("%s is protected: %s to %s, RPO %s, point %d verified", facts.VM.Name, found, standby, policy.RPO, d.State.Committed.Seq), d)
 	}
 	return c.show(fmt.Sprintf("%s is being copied from %s to %s (RPO %s). Watch it: understudy status --watch %s", facts.VM.Name, found, standby, policy.RPO, facts.VM.Name), d)
+}
+
+// demandOf is what a recorded VM sends when it is captured each half of its RPO: that of all but the busiest twentieth of the
+// trace, which is what bursts are.
+func demandOf(file string, rpo time.Duration) (int64, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return 0, model.Fail(model.NotFound, err, "there is no trace %q", file).WithTry("understudy trace --for 10m VM > " + file)
+	}
+	defer f.Close()
+	t, err := simulate.ReadCSV(file, f)
+	if err != nil {
+		return 0, err
+	}
+	if t.Seconds < rpo.Seconds() {
+		return 0, model.Fail(model.InvalidArgument, nil, "the trace of %.0f s is shorter than the RPO of %s: it says too little", t.Seconds, rpo).
+			WithTry("understudy trace --for " + (10 * rpo).String() + " VM")
+	}
+	return max(int64(t.Demand(rpo.Seconds()/2)), 1), nil
 }
 
 func hostFlags(standby, primary model.HostID, vm string) error {

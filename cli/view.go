@@ -16,20 +16,21 @@ type statusView struct {
 }
 
 type protectionView struct {
-	MessageType string        `json:"message_type,omitempty"` // "protection" when it stands alone
-	VM          string        `json:"vm"`
-	UUID        string        `json:"uuid"`
-	Phase       model.Phase   `json:"phase"`
-	Primary     model.HostID  `json:"primary"`
-	Standby     model.HostID  `json:"standby"`
-	Generation  uint64        `json:"generation"`
-	RPO         rpoView       `json:"rpo"`
-	Cadence     cadenceView   `json:"cadence"`
-	LastPoint   *pointBrief   `json:"last_point"`
-	Points      int           `json:"points"`
-	Failover    *failoverView `json:"failover"`
-	Alerts      []alertView   `json:"alerts"`
-	Warnings    []string      `json:"warnings"`
+	MessageType string         `json:"message_type,omitempty"` // "protection" when it stands alone
+	VM          string         `json:"vm"`
+	UUID        string         `json:"uuid"`
+	Phase       model.Phase    `json:"phase"`
+	Primary     model.HostID   `json:"primary"`
+	Standby     model.HostID   `json:"standby"`
+	Generation  uint64         `json:"generation"`
+	RPO         rpoView        `json:"rpo"`
+	Cadence     cadenceView    `json:"cadence"`
+	LastPoint   *pointBrief    `json:"last_point"`
+	Points      int            `json:"points"`
+	Failover    *failoverView  `json:"failover"`
+	Alerts      []alertView    `json:"alerts"`
+	Warnings    []string       `json:"warnings"`
+	Admission   *admissionView `json:"admission,omitempty"`
 
 	Policy    policyView    `json:"policy"`
 	Reason    string        `json:"reason,omitempty"` // of Suspended and Failed
@@ -77,6 +78,21 @@ type rescueView struct {
 	Disks        []string     `json:"disks"`
 	Since        time.Time    `json:"since"`
 	Unreplicated *int64       `json:"unreplicated_bytes"` // null while it is not known
+}
+
+// admissionView is what the primary's link was asked before the protection began; shares are of its budget.
+type admissionView struct {
+	Verdict  string   `json:"verdict"`
+	Reason   string   `json:"reason"`
+	Budget   int64    `json:"budget"`
+	Before   float64  `json:"before"`
+	After    float64  `json:"after"`
+	Promised float64  `json:"promised"`
+	Demand   int64    `json:"demand_bytes"`
+	Sampled  float64  `json:"sampled_s,omitempty"`
+	Others   []string `json:"others,omitempty"`
+	Late     []string `json:"late,omitempty"`
+	Forced   bool     `json:"forced,omitempty"`
 }
 
 type rpoView struct {
@@ -186,6 +202,10 @@ func viewOf(d contract.DescribeOut, now time.Time) protectionView {
 			Cycles: st.Totals.Cycles, Skipped: st.Totals.Skipped, Failures: st.Totals.Failures, DirtyBytes: st.Totals.DirtyBytes,
 			SentBytes: st.Totals.SentBytes, MaxExposure: st.Totals.MaxExposure.Seconds(), Violations: st.Totals.Violations,
 		},
+	}
+	if a := st.Admission; a != nil {
+		view := admissionView(*a)
+		v.Admission = &view
 	}
 	switch {
 	case st.Failed != "":

@@ -127,7 +127,7 @@ func (p *protection) replicate(ctx workflow.Context, c *capture) (contract.Repli
 	in := contract.ReplicateIn{
 		Fence: p.fence(), Point: c.Point, Parent: c.parent, Standby: p.st.Standby, LinkAddress: p.st.Links[string(p.st.Standby)],
 		Compression: p.compression(), MaxBandwidth: eff.MaxBandwidth, Tier: eff.Tier, RPO: eff.RPO,
-		From: p.cameFrom(c.parent),
+		From: p.cameFrom(c.parent), Demand: p.demand(),
 	}
 	summary := fmt.Sprintf("point %d, %s to look at", c.Point.Seq, size(c.DirtyBytes))
 	for round := 1; ; round++ {

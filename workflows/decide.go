@@ -7,6 +7,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/allocate"
 	"understudy/internal/decide/cadence"
 	"understudy/internal/decide/calendar"
 	"understudy/internal/model"
@@ -77,6 +78,9 @@ func (p *protection) cadenceInput(now time.Time) cadence.Input {
 		Requested: p.wanted > p.started, Paused: st.Paused != nil, Hindered: p.hindered(),
 		Learned: &l.Learned, Share: l.share(eff.MaxBandwidth), Crowd: l.LinkUse, Period: cadence.Period(eff.RPO),
 		SampledAt: p.lastCapture(), Dirty: -1, // nothing was written at the instant of the capture
+	}
+	if st.Totals.Cycles == 1 && p.shared() {
+		in.Phase = allocate.FirstPhase(p.vm.UUID, eff.RPO)
 	}
 	if st.Unreplicated != nil {
 		in.RPO = calendar.Allowance(st.Policy, *st.Unreplicated, now)

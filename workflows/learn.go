@@ -166,6 +166,23 @@ func (p *protection) predicted(now time.Time, out contract.SnapshotOut) time.Dur
 	return in.Moves()
 }
 
+// demand is what the link reserves for this VM: as learned, and before that as it was admitted.
+func (p *protection) demand() int64 {
+	if d := p.learned.Demand(); d > 0 {
+		return d
+	}
+	if a := p.st.Admission; a != nil {
+		return a.Demand
+	}
+	return 0
+}
+
+// shared says that the primary's link is divided between VMs.
+func (p *protection) shared() bool {
+	o := p.st.Observed
+	return p.learned.LinkUse > 0 || o != nil && o.Host != nil && o.Host.LinkBudget > 0
+}
+
 // weighSlack notes whether a cycle that starts now can still be verified in time, and up to which share of the RPO its
 // start could have been put off.
 func (p *protection) weighSlack(c model.Cadence, e cadence.Explanation) {

@@ -28,6 +28,7 @@ func (p *protection) setup(ctx workflow.Context) error {
 	now := workflow.Now(ctx)
 	p.st.Disks = primary.Disks
 	p.warned(primary, standby)
+	p.st.Admission = primary.Admission
 	p.link(p.st.Primary, primary.Facts)
 	p.link(p.st.Standby, standby.Facts)
 	p.st.Unreplicated, p.st.Assumed = &now, true // until the first point nothing is safe
@@ -38,11 +39,14 @@ func (p *protection) setup(ctx workflow.Context) error {
 
 func (p *protection) preflight(ctx workflow.Context) (primary, standby contract.PreflightOut, err error) {
 	in := contract.PreflightIn{VM: p.vm, Policy: p.st.Policy}
+	if !p.st.Accepted {
+		in.Admission = &p.in.Spec.Admission
+	}
 	primary, err = contract.Preflight.Execute(ctx, p.queue(p.st.Primary), "check the VM and its primary", in)
 	if err != nil {
 		return primary, standby, surface(err, p.vm.Name, p.st.Primary)
 	}
-	in.Disks, in.NeedBytes = primary.Disks, primary.NeedBytes
+	in.Admission, in.Disks, in.NeedBytes = nil, primary.Disks, primary.NeedBytes
 	standby, err = contract.Preflight.Execute(ctx, p.queue(p.st.Standby), "check the standby", in)
 	return primary, standby, surface(err, p.vm.Name, p.st.Standby)
 }

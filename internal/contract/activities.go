@@ -192,6 +192,8 @@ type PreflightIn struct {
 	// Disks and NeedBytes are for the standby's check.
 	Disks     []model.Disk `json:"disks,omitempty"`
 	NeedBytes int64        `json:"need_bytes,omitempty"`
+	// Admission asks the primary whether its link carries the VM; nil for one that is protected already.
+	Admission *AdmissionIn `json:"admission,omitempty"`
 }
 
 // PreflightOut is what it found; refusals are errors.
@@ -202,6 +204,7 @@ type PreflightOut struct {
 	NeedBytes int64           `json:"need_bytes"` // allocated bytes of the disks
 	Running   bool            `json:"running"`
 	Warnings  []string        `json:"warnings"`
+	Admission *Admission      `json:"admission,omitempty"` // nil where the link has no budget
 }
 
 // RetireIn removes our marks of a VM from a host.
@@ -400,7 +403,7 @@ func controlOptions(startToClose float64, attempts int32) workflow.ActivityOptio
 // Activities on a host's short queue (HostQueue). Long ones heartbeat.
 var (
 	Inspect     = Activity[InspectIn, InspectOut]{"inspect", hostOptions(20, 0, 2)}
-	Preflight   = Activity[PreflightIn, PreflightOut]{"preflight", hostOptions(20, 0, 2)}
+	Preflight   = Activity[PreflightIn, PreflightOut]{"preflight", hostOptions(45, 6, 2)}
 	Snapshot    = Activity[SnapshotIn, SnapshotOut]{"snapshot", hostOptions(120, 6, 2)}
 	Abandon     = Activity[PointIn, SettleOut]{"abandon", hostOptions(60, 6, 2)}
 	Settle      = Activity[PointIn, SettleOut]{"settle", hostOptions(60, 6, 3)}

@@ -13,6 +13,8 @@ type ProtectSpec struct {
 	Primary model.HostID `json:"primary"`
 	Standby model.HostID `json:"standby"`
 	Policy  model.Policy `json:"policy"`
+	// Admission is asked of the primary's agent before anything begins.
+	Admission AdmissionIn `json:"admission,omitzero"`
 }
 
 // ProtectIn starts a protection; State is nil on the first run and carried by continue-as-new.
@@ -138,6 +140,8 @@ type ProtectState struct {
 	Reseed string `json:"reseed,omitempty"`
 	// Warnings are what the checks of both hosts found and a person should know: what of the VM is in no point, among them.
 	Warnings []string `json:"warnings,omitempty"`
+	// Admission is what the primary's link was asked before it began; nil where no budget is set.
+	Admission *Admission `json:"admission,omitempty"`
 	// Points is how many the standby's store had after the newest was committed.
 	Points int `json:"points,omitempty"`
 	// Restarts are when the VM was started again where it died, newest last.

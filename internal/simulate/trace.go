@@ -161,3 +161,22 @@ func (t *Trace) Unique(seconds float64) (blocks, clusters float64) {
 	}
 	return blocks / float64(max(n, 1)), clusters / float64(max(n, 1))
 }
+
+// busiest is the share of windows that Demand leaves out.
+const busiest = 0.05
+
+// Demand is the bytes on the wire of a capture each so many seconds, in all but the busiest twentieth of such windows.
+func (t *Trace) Demand(seconds float64) float64 {
+	span := max(int(seconds/Tick), 1)
+	var sizes []float64
+	for from := 0; from+span <= t.ticks(); from += max(span/2, 1) {
+		w := window{from: from, upTo: from}
+		t.advance(&w, from+span)
+		sizes = append(sizes, float64(w.b*Block)*t.Ratio)
+	}
+	if len(sizes) == 0 {
+		return 0
+	}
+	sort.Float64s(sizes)
+	return sizes[int(float64(len(sizes)-1)*(1-busiest))]
+}

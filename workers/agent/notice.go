@@ -8,10 +8,14 @@ import (
 	"time"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/allocate"
 	"understudy/internal/decide/mode"
 	"understudy/internal/hypervisor"
 	"understudy/internal/model"
 )
+
+// useStep is by how much the use of the link must grow before VMs are told of it one by one.
+const useStep = 0.1
 
 // signal is one that was decided on and paid for.
 type signal struct {
@@ -61,6 +65,7 @@ func (w *watcher) utilization(ctx context.Context, s signal, load model.HostLoad
 	e.trend.tell(e.Meter.rate)
 	e.grown.trend.tell(e.grown.rate)
 	o := w.observation(e, load)
+	e.toldUse = load.LinkUse
 	o.Running, o.State = true, string(hypervisor.Running)
 	w.put(s, o)
 }
@@ -83,6 +88,30 @@ func (w *watcher) observation(e *entry, load model.HostLoad) model.Observation {
 		o.OldestWrite, o.AtRisk, o.WriteReqs = nil, nil, max(o.WriteReqs, 1)
 	}
 	return o
+}
+
+// crowded says to which VMs the use of the link now gives a start that they do not know of: since they were told last it grew
+// enough to bring their start before this moment.
+func (w *watcher) crowded(load model.HostLoad) map[string]string {
+	if load.LinkBudget <= 0 {
+		return nil
+	}
+	in := allocate.Input{Now: w.now(), Budget: load.LinkBudget, Load: load.LinkUse}
+	for uuid, e := range w.vms {
+		if !e.Muted && e.RPO > 0 && len(e.Meter.Open) == 0 && load.LinkUse >= e.toldUse+useStep {
+			in.VMs = append(in.VMs, allocate.VM{ID: uuid, RPO: e.RPO, Oldest: e.Meter.Since.Oldest})
+		}
+	}
+	if len(in.VMs) == 0 {
+		return nil
+	}
+	out := map[string]string{}
+	for _, g := range allocate.Allocate(in).Grants {
+		if g.Start {
+			out[g.ID] = g.Reason
+		}
+	}
+	return out
 }
 
 // hostLoad must not be asked while mu is held: the shares ask the watcher back.

@@ -188,7 +188,7 @@ func (a *agent) openWatcher() error {
 		vms: entries, wake: make(chan struct{}, 1),
 	}
 	a.share = newShares(a.opts.LinkBudget, time.Now, a.watch.exposure, a.watch.served, a.log)
-	a.watch.link = a.share
+	a.watch.link, a.share.book = a.share, a.watch
 	return nil
 }
 

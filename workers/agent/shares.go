@@ -27,6 +27,7 @@ type shares struct {
 	now      func() time.Time
 	exposure func(uuid string) (oldest *time.Time, rpo time.Duration)
 	served   func() int // VMs that are protected from here
+	book     claims     // nil: nothing is kept
 	log      *slog.Logger
 
 	mu      sync.Mutex
@@ -43,7 +44,8 @@ type account struct {
 	claim  allocate.Reservation
 	demand int64
 	rpo    time.Duration
-	perSee float64 // bytes on the wire for a byte looked at, of late
+	perSee float64        // bytes on the wire for a byte looked at, of late
+	paid   model.PointRef // its transfer was paid out of the claim: trying it again is not paid again
 }
 
 // share is one transfer under way.
@@ -162,6 +164,7 @@ func (t *share) Leave(looked int64) activities.Granted {
 		out.Limited = waited.Seconds() >= bindsAt*took.Seconds() && (t.in.Cap <= 0 || out.Rate < t.in.Cap*95/100)
 	}
 	a := s.account(t, now)
+	s.keep(t, a)
 	out.Rate = max(out.Rate, min(int64(a.claim.Rate), s.budget)) // it can count on its reservation, whatever it asked beyond that
 	if looked > 0 && !t.in.Seed {
 		a.perSee += (min(float64(sent)/float64(looked), maxPerSee) - a.perSee) / 2
@@ -177,16 +180,21 @@ const maxPerSee = 1.1
 
 // account gives the VM's account with its reservation as it is now.
 func (s *shares) account(t *share, now time.Time) *account {
-	rpo := s.rpo(t)
+	rpo, uuid := s.rpo(t), t.in.VM.UUID
+	a, ok := s.vms[uuid]
 	demand := t.in.Demand
-	if demand <= 0 { // not admitted by a figure: by an equal part of what can be promised
+	switch known := s.claimed(uuid); {
+	case demand > 0:
+		demand = s.grown(uuid, known, demand, rpo)
+	case known > 0:
+		demand = known
+	default: // not admitted by a figure: by an equal part of what can be promised
 		demand = int64(allocate.Comfortable * float64(s.budget) / float64(max(s.served(), 1)) * rpo.Seconds() / 2)
 	}
-	a, ok := s.vms[t.in.VM.UUID]
 	switch {
 	case !ok:
 		a = &account{claim: allocate.Reserve(demand, rpo, now), perSee: maxPerSee}
-		s.vms[t.in.VM.UUID] = a
+		s.vms[uuid] = a
 	case a.demand != demand || a.rpo != rpo:
 		a.claim = a.claim.Resize(demand, rpo, now)
 	}
@@ -222,12 +230,15 @@ func (s *shares) divide() {
 func (t *share) ask(now time.Time) allocate.VM {
 	s := t.of
 	a := s.account(t, now)
+	t.paid = t.paid || !t.in.Point.IsZero() && a.paid == t.in.Point
 	v := allocate.VM{
 		ID: t.id, Tier: t.in.Tier, RPO: a.rpo, Remaining: t.remaining(a.perSee), Excess: t.in.Seed, Tail: max(leastTail, a.rpo/20), Cap: t.in.Cap,
 	}
 	v.Oldest, _ = s.exposure(t.in.VM.UUID)
 	if !t.in.Seed && !t.paid {
-		a.claim, t.paid = a.claim.Take(v.Remaining, now)
+		if a.claim, t.paid = a.claim.Take(v.Remaining, now); t.paid {
+			a.paid = t.in.Point
+		}
 		v.Excess = !t.paid
 	}
 	if t.appetite > 0 && len(s.running) > 1 && (v.Cap <= 0 || t.appetite < v.Cap) {

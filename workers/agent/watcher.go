@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -141,7 +142,7 @@ func (w *watcher) sample(ctx context.Context, asking string) error {
 	}
 	w.mu.Lock()
 	var due []signal
-	pressed := w.bands.changed(load, at)
+	pressed, crowded := w.bands.changed(load, at), w.crowded(load)
 	if q.CPU {
 		w.cpuAt = at
 	}
@@ -163,7 +164,7 @@ func (w *watcher) sample(ctx context.Context, asking string) error {
 			e.tell = ""
 			continue
 		}
-		if why := w.consider(e, first, pressed); why != "" {
+		if why := w.consider(e, first, cmp.Or(pressed, crowded[uuid])); why != "" {
 			due = append(due, signal{uuid, "utilization/", why})
 		}
 	}
@@ -318,7 +319,7 @@ func (w *watcher) Observe(ctx context.Context, vm model.VMRef) (model.Observatio
 	o.Running, o.State = d.State.Active(), string(d.State)
 	e.trend.tell(e.Meter.rate) // the protection knows it now
 	e.grown.trend.tell(e.grown.rate)
-	e.tell = ""
+	e.tell, e.toldUse = "", load.LinkUse
 	if o.Running {
 		e.down = false
 		if !e.Runs {

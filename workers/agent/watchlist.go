@@ -24,6 +24,7 @@ type entry struct {
 	// Blind: the entry was lost and made anew, so the oldest write since the last capture is not known until the next.
 	Blind bool  `json:"blind"`
 	Meter meter `json:"meter"`
+	Claim claim `json:"claim,omitzero"`
 
 	budget budget
 	trend  trend
@@ -32,6 +33,8 @@ type entry struct {
 	tell   string    // why a signal is due that the budget held back; empty for none
 	grown  grown
 	late   late
+
+	toldUse float64 // of the link, as its protection knows it
 }
 
 // started begins a new account: what was written here in an earlier role is not in this VM. A repeated start of the same

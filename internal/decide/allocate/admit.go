@@ -30,6 +30,14 @@ type Demand struct {
 	Sampled bool
 }
 
+// Load is the share of the budget that it needs.
+func (d Demand) Load(budget int64) float64 {
+	if budget <= 0 {
+		return 0
+	}
+	return d.load(budget)
+}
+
 // Verdict of the admission test.
 type Verdict string
 
@@ -47,7 +55,8 @@ type Admission struct {
 	Try         string
 	Alone       time.Duration // a cycle of this VM when it has the link, or its cap, to itself
 	Limit       time.Duration // what that may take: half of the RPO, less the margin
-	Load        float64       // of all, the new one included; share of the budget
+	Before      float64       // load of the others, share of the budget
+	Load        float64       // of all, the new one included
 	Promised    float64       // of gold and silver alone
 	BronzeLate  time.Duration // by how much bronze exceeds its targets, at the longest; 0 when it does not
 	Late        []string      // the bronze VMs that will be late
@@ -69,6 +78,9 @@ func Admit(budget int64, others []Demand, asked Demand) Admission {
 	for _, d := range all {
 		load := d.load(budget)
 		a.Load += load
+		if d.ID != asked.ID {
+			a.Before += load
+		}
 		if d.Tier == model.Bronze {
 			bronze += load
 			latest = max(latest, d.RPO)
@@ -85,13 +97,13 @@ func Admit(budget int64, others []Demand, asked Demand) Admission {
 	}
 	a.judge(asked)
 	if a.Provisional {
-		a.Reason += " (provisional: from one sample of twice the target)"
+		a.Reason += " (provisional: from one short sample)"
 	}
 	return a
 }
 
 func (a *Admission) judge(asked Demand) {
-	use := fmt.Sprintf("the link would be used %.0f %% (gold and silver %.0f %%)", a.Load*100, a.Promised*100)
+	use := fmt.Sprintf("the link would be used %.0f %% (gold and silver %.0f %%), without %s %.0f %%", a.Load*100, a.Promised*100, asked.ID, a.Before*100)
 	switch {
 	case a.Alone > a.Limit:
 		a.Verdict = Refuse

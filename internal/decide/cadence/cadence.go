@@ -48,6 +48,7 @@ type Input struct {
 	Period    time.Duration // between two reads of the counters; 0: Period(RPO)
 	Share     float64       // bytes/s granted on the link; 0: what was measured
 	Crowd     float64       // use of the host's link by all its protections, 0..; 0: alone
+	Phase     time.Duration // the age at which the next capture is due, so that captures of many VMs are not in step; 0: any
 	Running   bool          // a cycle is under way: libvirt allows one backup job a domain
 }
 

@@ -154,6 +154,10 @@ func (in Input) full() (model.Cadence, terms) {
 		c = in.start(span(x), model.BindingAllocator, fmt.Sprintf("the link of the host is %s used by all: it may start at an age of %s",
 			percent(in.Crowd), round(span(left+t.age))))
 	}
+	if left := in.Phase.Seconds() - t.age; in.Phase > 0 && left < x {
+		x = max(left, 0)
+		c = in.start(span(x), model.BindingAllocator, fmt.Sprintf("the first capture after the seeding is made at an age of %s, this VM's own phase", round(in.Phase)))
+	}
 	if x < shortest {
 		c = in.start(0, c.Binding, c.Reason)
 		x = 0

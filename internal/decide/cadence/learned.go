@@ -27,6 +27,7 @@ type Learned struct {
 	Dirty   []float64 `json:"dirty,omitempty"`       // bytes in dirty clusters
 	Written []float64 `json:"written,omitempty"`     // bytes by the write counters
 	Changed []float64 `json:"changed,omitempty"`     // bytes
+	Half    []float64 `json:"half,omitempty"`        // bytes on the wire of a capture each RPO/2, one for each cycle
 
 	Rate float64 `json:"rate"` // bytes/s of the granted share; 0 unknown
 	Load Peak    `json:"load"` // share of the time the share of the link is busy with our transfers
@@ -163,6 +164,9 @@ func (l *Learned) Done(c Cycle, rpo time.Duration) {
 		keep(&l.PerW, keepRatios, min(changed/float64(c.Written), 1))
 		keep(&l.Written, keepRatios, float64(c.Written))
 	}
+	if h, ok := l.half(c, rpo.Seconds()); ok {
+		keep(&l.Half, keepRatios, h)
+	}
 	l.throughput(float64(c.Sent), moved)
 	l.healed()
 	if load := l.Load.raise(l.load(c, rpo.Seconds()), c.TakenAt, k.memory(rpo)); load != l.Load {
@@ -218,6 +222,32 @@ func (l *Learned) load(c Cycle, rpo float64) float64 {
 		rate = max(rate, float64(c.Sent)/moved)
 	}
 	return min(max(most, b)*float64(c.Sent)/b/(half*rate), 1)
+}
+
+// half is what this cycle says of D(RPO/2), on the wire: carried there along the bend of its window. Where no bend was seen D
+// is taken to grow in full towards RPO/2, and not to shrink from beyond it.
+func (l *Learned) half(c Cycle, rpo float64) (bytes float64, known bool) {
+	t, b := c.Interval.Seconds(), float64(c.Sent)
+	if t <= 0 || rpo <= 0 || b < 0 {
+		return 0, false
+	}
+	bend := 1.0
+	if t > rpo/2 {
+		bend = 0
+	}
+	if m := l.Early; c.Dirty > 0 && m.Bytes > 0 && m.Age < t/1.3 {
+		bend = min(max(math.Log(float64(c.Dirty)/m.Bytes)/math.Log(t/m.Age), 0), 1)
+	}
+	return b * math.Pow(rpo/2/t, bend), true
+}
+
+// Demand is what the VM sends when it is captured each RPO/2, in bytes on the wire: the median of the recent cycles, so that a
+// burst reserves nothing until it is no burst any more. 0 while too few cycles were seen.
+func (l *Learned) Demand() int64 {
+	if len(l.Half) < fewSamples {
+		return 0
+	}
+	return int64(math.Ceil(quantile(l.Half, 0.5)))
 }
 
 func (l *Learned) estimates() Estimates {
