@@ -92,7 +92,10 @@ func (p *protection) mayLease() ([]model.Grantor, string) {
 	st := p.st
 	peer, known := st.Leases[string(st.Standby)]
 	level := st.Leases[string(st.Primary)].Terms.GuardLevel
-	if o := st.Observed; o != nil {
+	if st.Lease.Terms.TTL > 0 {
+		level = st.Lease.Terms.GuardLevel
+	}
+	if o := st.Observed; o != nil && o.Terms.TTL > 0 { // what a signal brings has none
 		level = o.Terms.GuardLevel
 	}
 	switch {
