@@ -67,3 +67,24 @@ func watchdogs(t *testing.T, s *suite) {
 	}
 	require.Equal(t, "reset", e.Action)
 }
+
+func fullDisk(t *testing.T, s *suite) {
+	if s.FullDisk == nil {
+		t.Skip("this hypervisor has no file systems")
+	}
+	path := s.FullDisk(t, size)
+	vm := s.with("<disk type='file' device='disk'><driver name='qemu' type='raw' cache='writeback'/><source file='"+path+"'/><target dev='hda' bus='ide'/></disk>", "")
+	events := s.watch()
+	s.WriteIDE(t, vm)
+	told := map[model.EventKind]model.Event{}
+	for len(told) < 2 {
+		e := events.next(vm)
+		told[e.Kind] = e
+	}
+	e := told[model.EventIOError]
+	require.Equal(t, model.ReasonNoSpace, e.Reason)
+	require.Equal(t, model.ActionPause, e.Action)
+	require.Contains(t, e.Detail, path)
+	require.Equal(t, "I/O error", told[model.EventPaused].Detail)
+	require.Equal(t, "I/O error", s.until(vm, hypervisor.Paused).Reason)
+}

@@ -31,6 +31,10 @@ type Setup struct {
 	// Panic is a guest's kernel panic, Watchdog the end of a watchdog's time, of a domain with such devices.
 	Panic    func(t testing.TB, vm model.VMRef)
 	Watchdog func(t testing.TB, vm model.VMRef, action string)
+	// FullDisk gives the path of a raw image on a file system that is full, and WriteIDE is a guest's write to the first sector
+	// of its first IDE disk. nil where there is no such thing.
+	FullDisk func(t testing.TB, size int64) (path string)
+	WriteIDE func(t testing.TB, vm model.VMRef)
 	// RestartDaemon is a crash and restart of libvirtd.
 	RestartDaemon func(t testing.TB)
 	// StopDaemon freezes libvirtd until cont is called; nil when there is nothing to freeze.
@@ -67,6 +71,7 @@ func Run(t *testing.T, s Setup) {
 		{"AFreezeWithoutAGuestAgentFailsAndLeavesNothing", freeze},
 		{"CountersGrowWithWrites", counters},
 		{"APanicIsToldAndWhatBecameOfTheGuest", panics},
+		{"AFullDiskPausesTheGuestAndIsToldAsSuch", fullDisk},
 		{"AWatchdogThatFiresIsToldWithItsAction", watchdogs},
 		{"EventsAndCallsGoOnAfterLibvirtdRestarts", restart},
 		{"AHungLibvirtdHoldsNobodyBeyondTheirContext", hung},

@@ -196,14 +196,39 @@ func (l *Libvirtd) CreateImage(t testing.TB, path string, format model.DiskForma
 // Out writes a byte to an I/O port of a running domain, as its guest would.
 func (l *Libvirtd) Out(t testing.TB, name string, port, value int) {
 	t.Helper()
+	l.outs(t, name, fmt.Sprintf("o /b 0x%x 0x%x", port, value))
+}
+
+// WriteIDE writes zeroes to the first sector of the domain's first IDE disk, as its guest would.
+func (l *Libvirtd) WriteIDE(t testing.TB, name string) {
+	t.Helper()
+	orders := []string{"o /b 0x1f6 0xe0", "o /b 0x1f2 1", "o /b 0x1f3 0", "o /b 0x1f4 0", "o /b 0x1f5 0", "o /b 0x1f7 0x30"}
+	for range 256 {
+		orders = append(orders, "o /w 0x1f0 0x5555")
+	}
+	l.outs(t, name, orders...)
+}
+
+// FullDisk makes a sparse raw image on a file system of its own, which has no room left.
+func (l *Libvirtd) FullDisk(t testing.TB, size int64) string {
+	t.Helper()
+	dir := filepath.Join(l.Dir, "full")
+	l.run(t, fmt.Sprintf("mkdir -p %[1]s && mount -t tmpfs -o size=64k tmpfs %[1]s && truncate -s %[2]d %[1]s/disk && { dd if=/dev/zero of=%[1]s/rest bs=4k 2>/dev/null; true; }", dir, size))
+	return filepath.Join(dir, "disk")
+}
+
+func (l *Libvirtd) outs(t testing.TB, name string, orders ...string) {
+	t.Helper()
 	rpc, err := l.connect()
 	require.NoError(t, err)
 	defer func() { _ = rpc.Disconnect() }()
 	dom, err := rpc.DomainLookupByName(name)
 	require.NoError(t, err)
 	const hmp = 1 // VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
-	_, err = rpc.QEMUDomainMonitorCommand(dom, fmt.Sprintf("o /b 0x%x 0x%x", port, value), hmp)
-	require.NoError(t, err)
+	for _, order := range orders {
+		_, err = rpc.QEMUDomainMonitorCommand(dom, order, hmp)
+		require.NoError(t, err)
+	}
 }
 
 // Write writes to a running domain's disk as its guest would, through QEMU's monitor. The disk must be a virtio one.

@@ -32,6 +32,8 @@ func TestLibvirtIsAHypervisor(t *testing.T) {
 		KillQEMU:      func(t testing.TB, vm model.VMRef) { l.KillQEMU(t, vm.Name) },
 		Panic:         func(t testing.TB, vm model.VMRef) { l.Out(t, vm.Name, 0x505, 1) },            // of the ISA panic device
 		Watchdog:      func(t testing.TB, vm model.VMRef, _ string) { l.Out(t, vm.Name, 0x443, 15) }, // of an ib700: no time left
+		FullDisk:      l.FullDisk,
+		WriteIDE:      func(t testing.TB, vm model.VMRef) { l.WriteIDE(t, vm.Name) },
 		RestartDaemon: l.Restart,
 		StopDaemon:    l.Stop,
 	})
