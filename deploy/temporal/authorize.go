@@ -126,6 +126,13 @@ func (g *gate) host(host string, target *authorization.CallTarget) string {
 		if r.GetStickyTaskQueue() == "" && (r.GetTaskQueue() == "" || slices.Contains(trust.Queues(host), r.GetTaskQueue())) {
 			return only(method, "ShutdownWorker")
 		}
+	case *workflowservice.RecordWorkerHeartbeatRequest:
+		for _, beat := range r.GetWorkerHeartbeat() {
+			if !slices.Contains(trust.Queues(host), beat.GetTaskQueue()) {
+				return fmt.Sprintf("the queue %q is not its own", beat.GetTaskQueue())
+			}
+		}
+		return only(method, "RecordWorkerHeartbeat")
 	case *workflowservice.DescribeWorkflowExecutionRequest:
 		if r.GetExecution().GetWorkflowId() == trust.HostWatchPrefix+host {
 			return only(method, "DescribeWorkflowExecution")

@@ -10,6 +10,7 @@ import (
 	namespacepb "go.temporal.io/api/namespace/v1"
 	"go.temporal.io/api/operatorservice/v1"
 	taskqueuepb "go.temporal.io/api/taskqueue/v1"
+	workerpb "go.temporal.io/api/worker/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/server/api/adminservice/v1"
 	tokenspb "go.temporal.io/server/api/token/v1"
@@ -81,6 +82,13 @@ func TestEachRoleMayCallWhatItNeedsAndNothingElse(t *testing.T) {
 			{Operation: &workflowservice.ExecuteMultiOperationRequest_Operation_UpdateWorkflow{UpdateWorkflow: &workflowservice.UpdateWorkflowExecutionRequest{Namespace: updateIn}}},
 		}}
 	}
+	beat := func(queues ...string) *workflowservice.RecordWorkerHeartbeatRequest {
+		r := &workflowservice.RecordWorkerHeartbeatRequest{}
+		for _, q := range queues {
+			r.WorkerHeartbeat = append(r.WorkerHeartbeat, &workerpb.WorkerHeartbeat{TaskQueue: q})
+		}
+		return r
+	}
 	const protect = "protect/8a3c1d6e-0f5b-4c7a-9d2e-1b6f5a4c3d2e"
 
 	for _, c := range []struct {
@@ -113,6 +121,10 @@ func TestEachRoleMayCallWhatItNeedsAndNothingElse(t *testing.T) {
 		{workflows + "RecordActivityTaskHeartbeat", ours, &workflowservice.RecordActivityTaskHeartbeatRequest{}, ""},
 		{workflows + "RespondActivityTaskCompletedById", ours, &workflowservice.RespondActivityTaskCompletedByIdRequest{WorkflowId: protect}, ""},
 		{workflows + "RespondWorkflowTaskCompleted", ours, &workflowservice.RespondWorkflowTaskCompletedRequest{TaskToken: mine}, ""},
+		{workflows + "RecordWorkerHeartbeat", ours, beat("understudy-host-kvm1-ctl", "understudy-host-kvm1-bulk"), "host"},
+		{workflows + "RecordWorkerHeartbeat", ours, beat("understudy-host-kvm1-ctl", "understudy-control"), ""},
+		{workflows + "ShutdownWorker", ours, &workflowservice.ShutdownWorkerRequest{TaskQueue: "understudy-host-kvm1-bulk"}, "host"},
+		{workflows + "ShutdownWorker", ours, &workflowservice.ShutdownWorkerRequest{StickyTaskQueue: "anybody's"}, ""},
 		{workflows + "SignalWithStartWorkflowExecution", ours, watch("hostwatch/kvm1", `{"host":"kvm1"}`, `{"host":"kvm1"}`), "host"},
 		{workflows + "SignalWithStartWorkflowExecution", ours, watch("hostwatch/kvm2", `{"host":"kvm2"}`, `{"host":"kvm2"}`), ""},
 		{workflows + "SignalWithStartWorkflowExecution", ours, watch("hostwatch/kvm1", `{"host":"kvm1"}`, `{"host":"kvm2"}`), ""},
