@@ -83,6 +83,7 @@ with_lock() { # FILE CMD…: one at a time, in a subshell: the lock ends with it
 
 HOSTS=()
 UNDERSTUDY=""
+PLAIN=""
 DISK_CACHE=none
 
 write_config() {
@@ -90,6 +91,7 @@ write_config() {
   {
     printf 'HOSTS=(%s)\n' "${HOSTS[*]}"
     printf 'UNDERSTUDY=%q\n' "$UNDERSTUDY"
+    printf 'PLAIN=%q\n' "$PLAIN"
     printf 'DISK_CACHE=%q\n' "$DISK_CACHE"
   } >"$LAB/lab.conf.new"
   mv "$LAB/lab.conf.new" "$LAB/lab.conf"

@@ -16,6 +16,10 @@ mounts() {
   mkdir -p "$D"/run/{lock,libvirt,understudy,lab/console,lab/in,lab/bin}
   mount --bind "$D/console" "$D/run/lab/console"
   cp "$LAB/fence-client" "$D/run/lab/fence"
+  if [[ $HOST != control ]]; then
+    : >"$D/run/lab/watchdog"
+    mount --bind "$D/watchdog" "$D/run/lab/watchdog"
+  fi
   if [[ $HOST == control ]]; then
     mkdir -p "$D/run/lab/bmc"
     mount --bind "$LAB/bmc" "$D/run/lab/bmc"
@@ -37,17 +41,23 @@ mounts() {
   mount --rbind "$D/run" /run
 }
 
-# supervise NAME CMD…: starts it again a second after it died.
+# supervise NAME CMD…: starts it again a second after it died; the guard, whose absence a watchdog counts, sooner.
 supervise() {
-  local name=$1 code
+  local name=$1 code pause=1
   shift
+  [[ $name != guard ]] || pause=0.2
   while :; do
     echo "$(date +%T.%3N) lab: starting $name"
     code=0
     "$@" || code=$?
     echo "$(date +%T.%3N) lab: $name ended with exit code $code"
-    sleep 1
+    sleep "$pause"
   done >>"$D/log/$name.log" 2>&1
+}
+
+# Without certificates (lab up --plain) the folder is not there.
+export_tls() {
+  [[ ! -f /var/lib/understudy/tls/tls.crt ]] || export UNDERSTUDY_TLS_DIR=/var/lib/understudy/tls
 }
 
 agent() {
@@ -56,10 +66,27 @@ agent() {
 }
 
 server() {
-  UNDERSTUDY_FENCE_CONFIG=/run/lab/fence.yaml "$UNDERSTUDY" server --ip 10.77.0.1 --webhook-listen 127.0.0.1:7481
+  local join=()
+  [[ -z ${UNDERSTUDY_TLS_DIR:-} ]] || join=(--ui-ip 10.77.0.1 --ca-dir /var/lib/understudy/ca --join-listen :7461)
+  UNDERSTUDY_FENCE_CONFIG=/run/lab/fence.yaml "$UNDERSTUDY" server "${join[@]}" --ip 10.77.0.1 --webhook-listen 127.0.0.1:7481
+}
+
+# The device tells no kind: it is a pipe to a process outside (lib/watchdog.sh), which plays the kernel's part.
+guard() { "$UNDERSTUDY" guard --watchdog /run/lab/watchdog --watchdog-level 2; }
+
+# The gate is there before libvirtd, which looks for hooks only when it starts; the guard before anybody could start a VM.
+start_guard() {
+  local i
+  "$UNDERSTUDY" guard install-hook >>"$D/log/guard.log" 2>&1
+  supervise guard guard &
+  for ((i = 0; i < 100; i++)); do
+    [[ ! -S /run/understudy/guard.sock ]] || return 0
+    sleep 0.05
+  done
 }
 
 services() {
+  if [[ -n $UNDERSTUDY && $HOST != control ]]; then start_guard; fi
   if [[ $HOST != control ]]; then supervise libvirtd libvirtd & fi
   [[ -n $UNDERSTUDY ]] || return 0
   if [[ $HOST == control ]]; then supervise server server & else supervise agent agent & fi
@@ -67,6 +94,7 @@ services() {
 
 hostname "$HOST"
 mounts
+export_tls
 export LIBVIRT_DEFAULT_URI=qemu:///system
 services
 : >"$D/booted"

@@ -34,7 +34,9 @@ is_on() { process_of "$LAB/$1/init" >/dev/null; }
 power_on() { # HOST, under its lock: returns when its init runs
   local d=$LAB/$1 outer pid i
   is_on "$1" && return
-  rm -f "$d/booted"
+  end_process "$d/watchdog.process" || true
+  rm -f "$d/booted" "$d/watchdog"
+  mkfifo -m 600 "$d/watchdog"
   make_link "$1"
   # The environment is the same whoever boots it, and no descriptor of ours (the lock!) may live on in it.
   env -i PATH="$PATH" HOME=/run LANG=C.UTF-8 \
@@ -45,6 +47,7 @@ power_on() { # HOST, under its lock: returns when its init runs
   for ((i = 0; i < 500; i++)); do
     if pid=$(pgrep -P "$outer" | head -n1) && [[ -n $pid ]]; then
       note_process "$pid" "$d/init"
+      [[ $1 == control ]] || start_watchdog "$1"
       return
     fi
     kill -0 "$outer" 2>/dev/null || break
@@ -65,6 +68,7 @@ wait_host() { # HOST: until its init has made its mounts and libvirtd answers
 }
 
 power_off() { # HOST: returns when nothing of it lives
+  end_process "$LAB/$1/watchdog.process" || true
   end_process "$LAB/$1/init" || return 1
   rm -f "$LAB/$1/booted"
 }
@@ -77,15 +81,16 @@ inside() { # HOST CMD…: from the root folder, fails when the host is off
 }
 
 verb_exec() {
-  local host=${1:-} pid dir=/
+  local host=${1:-} pid dir=/ tls=""
   need_host "$host"
   shift
   (($# > 0)) || usage_error "exec HOST CMD…"
   pid=$(process_of "$LAB/$host/init") || die "$host is off: lab boot $host"
   [[ ! -d $PWD ]] || dir=$PWD
+  [[ ! -f $LAB/$host/understudy/operator/tls.crt ]] || tls=/var/lib/understudy/operator
   # A caller who is killed leaves nothing running inside.
   exec nsenter -t "$pid" --mount --net --uts --ipc --pid -- setpriv --pdeathsig KILL \
-    env -C "$dir" UNDERSTUDY_TEMPORAL_ADDRESS=control:7233 LIBVIRT_DEFAULT_URI=qemu:///system "$@"
+    env -C "$dir" UNDERSTUDY_TEMPORAL_ADDRESS=control:7233 UNDERSTUDY_TLS_DIR="$tls" LIBVIRT_DEFAULT_URI=qemu:///system "$@"
 }
 
 verb_crash() {

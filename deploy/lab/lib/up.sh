@@ -16,13 +16,14 @@ check_understudy() {
 }
 
 verb_up() {
-  local n="" understudy="" fresh=""
+  local n="" understudy="" fresh="" plain=""
   while (($# > 0)); do
     case $1 in
       --hosts) n=${2:?--hosts needs a number}; shift 2 ;;
       --understudy) understudy=$(realpath -m "${2:?--understudy needs a path}"); shift 2 ;;
       --fresh) fresh=1; shift ;;
-      *) usage_error "up [--hosts N] [--understudy PATH] [--fresh]" ;;
+      --plain) plain=1; shift ;;
+      *) usage_error "up [--hosts N] [--understudy PATH] [--fresh] [--plain]" ;;
     esac
   done
   [[ -z $n || $n =~ ^([1-9]|1[0-9]|2[0-6])$ ]] || usage_error "--hosts is a number from 1 to 26"
@@ -31,14 +32,17 @@ verb_up() {
   [[ -z $fresh ]] || verb_down
   mkdir -p "$LAB"
   check_owner
-  with_lock "$LAB/lock" raise "$n" "$understudy"
+  with_lock "$LAB/lock" raise "$n" "$understudy" "$plain"
 }
 
 # raise makes what is missing, so it also finishes what an interrupted one began.
-raise() { # N UNDERSTUDY
+raise() { # N UNDERSTUDY PLAIN
   local wanted h
   if read_config; then
     [[ -z $2 || $2 == "$UNDERSTUDY" ]] || die "the lab runs with \"${UNDERSTUDY:-only libvirtd}\", not $2: lab up --fresh, or lab down first"
+    [[ -z $3 || -n $PLAIN ]] || die "the lab runs with certificates: lab up --fresh --plain, or lab down first"
+  else
+    PLAIN=$3
   fi
   UNDERSTUDY=${UNDERSTUDY:-$2}
   [[ -z $UNDERSTUDY ]] || check_understudy
@@ -47,6 +51,7 @@ raise() { # N UNDERSTUDY
   ((${#wanted[@]} >= ${#HOSTS[@]})) || die "the lab has more hosts (${HOSTS[*]}) than ${#wanted[@]}: lab up --fresh, or lab down first"
   HOSTS=("${wanted[@]}")
   furnish
+  certify
   make_bridge
   start_fence
   for h in control "${HOSTS[@]}"; do
@@ -84,6 +89,7 @@ verb_down() {
   stop_forwards
   stop_fence
   for d in "$LAB"/*/; do
+    [[ ! -f ${d}watchdog.process ]] || end_process "${d}watchdog.process" || true
     [[ ! -f ${d}init ]] || end_process "${d}init" || echo "lab: $(basename "$d") does not die" >&2
   done
   for f in "$LAB"/netns/*; do
