@@ -3,6 +3,7 @@ package hvtest
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -75,7 +76,12 @@ func fullDisk(t *testing.T, s *suite) {
 	path := s.FullDisk(t, size)
 	vm := s.with("<disk type='file' device='disk'><driver name='qemu' type='raw' cache='writeback'/><source file='"+path+"'/><target dev='hda' bus='ide'/></disk>", "")
 	events := s.watch()
-	s.WriteIDE(t, vm)
+	// The firmware uses the same ports while it looks for something to boot.
+	require.Eventually(t, func() bool {
+		s.WriteIDE(t, vm)
+		time.Sleep(200 * time.Millisecond)
+		return s.state(vm).State == hypervisor.Paused
+	}, time.Minute, time.Second)
 	told := map[model.EventKind]model.Event{}
 	for len(told) < 2 {
 		e := events.next(vm)
