@@ -62,6 +62,10 @@ func (h *Host) stopCopy(ctx context.Context, in contract.SurrenderIn) error {
 	switch {
 	case in.Demote:
 		_, err := h.Restorer.Demote(ctx, in.VM)
+		if err == nil {
+			// What cannot be removed now keeps nobody from anything; `understudy marks` shows it.
+			_, _ = h.Snapshot.Leave(ctx, in.VM)
+		}
 		return err
 	case in.Paused:
 		return h.Restorer.SurrenderPaused(ctx, in.VM, in.Attempt)

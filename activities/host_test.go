@@ -35,6 +35,7 @@ func (f *fakeSource) Admit(context.Context, string) (model.DomainFacts, hypervis
 	return f.facts, f.domain, f.refusal
 }
 
+func (f *fakeSource) Leave(context.Context, model.VMRef) ([]string, error)  { return nil, nil }
 func (f *fakeSource) Retire(context.Context, model.VMRef) ([]string, error) { return nil, nil }
 
 type fakeStore struct {

@@ -51,7 +51,7 @@ func (h *Host) remove(ctx context.Context, m model.Mark) error {
 	case model.MarkCheckpoint:
 		return left(h.Snapshot.Abandon(ctx, m.VM, ref))
 	case model.MarkJob, model.MarkScratch, model.MarkSocket:
-		return left(h.Snapshot.Abandon(ctx, m.VM, model.PointRef{}))
+		return left(h.Snapshot.Leave(ctx, m.VM))
 	case model.MarkStaging:
 		return h.Store.Discard(ctx, m.VM, ref)
 	case model.MarkOverlay:

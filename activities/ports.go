@@ -32,6 +32,8 @@ type Snapshots interface {
 	Abandon(ctx context.Context, vm model.VMRef, p model.PointRef) ([]string, error)
 	Settle(ctx context.Context, vm model.VMRef, committed model.PointRef) ([]string, error)
 	Retire(ctx context.Context, vm model.VMRef) ([]string, error)
+	// Leave is for a host that is the VM's primary no more.
+	Leave(ctx context.Context, vm model.VMRef) ([]string, error)
 	Dirty(ctx context.Context, vm model.VMRef, committed model.PointRef) (int64, error)
 	Inspect(ctx context.Context, nameOrUUID string) (model.DomainFacts, hypervisor.Domain, error)
 	// Admit is Inspect that fails when the domain cannot be replicated.

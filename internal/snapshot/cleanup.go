@@ -70,6 +70,32 @@ func (s *Source) Settle(ctx context.Context, vm model.VMRef, committed model.Poi
 	return s.deleteMarks(ctx, vm, func(m model.PointRef) bool { return !keep(m) })
 }
 
+// Leave removes what captures left on a host that is the VM's primary no more, also after a power loss in the middle of one:
+// the job, the marks, the scratch files and the records. Autostart stays as it is: the VM runs elsewhere.
+func (s *Source) Leave(ctx context.Context, vm model.VMRef) ([]string, error) {
+	leave, err := s.enter(ctx, vm)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := s.endOurs(ctx, vm); err != nil {
+		return nil, err
+	}
+	left, err := s.deleteMarks(ctx, vm, func(model.PointRef) bool { return true })
+	if err != nil {
+		return left, err
+	}
+	for _, name := range []string{openFile, committedFile} {
+		if err := s.dropRecord(vm.UUID, name); err != nil {
+			left = append(left, fmt.Sprintf("record %s of %s: %v", name, vm.Name, err))
+		}
+	}
+	if err := os.RemoveAll(s.scratch(vm.UUID)); err != nil {
+		left = append(left, fmt.Sprintf("folder %s: %v", s.scratch(vm.UUID), err))
+	}
+	return left, nil
+}
+
 // Retire removes everything of ours from a VM and sets autostart as it was.
 func (s *Source) Retire(ctx context.Context, vm model.VMRef) ([]string, error) {
 	leave, err := s.enter(ctx, vm)

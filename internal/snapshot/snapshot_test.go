@@ -355,3 +355,21 @@ func receive(had [blocks]int, j *job, d model.SnapshotDisk) [blocks]int {
 	}
 	return had
 }
+
+func TestAFormerPrimaryKeepsNothingOfACaptureThatItsPowerLossEnded(t *testing.T) {
+	l, d := newLibvirtd("vda"), newDirs(t)
+	s := d.agent(l)
+	take(t, s, 1, 0)
+	settle(t, s, 1)
+	take(t, s, 2, 1)
+	scratch := filepath.Join(d.state, "scratch", vm.UUID, "understudy-scratch")
+	require.NoError(t, os.WriteFile(scratch, nil, 0o600))
+	l.crash()
+	l.missing = true // demoted: its definition is gone
+	left, err := d.agent(l).Leave(context.Background(), vm)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoFileExists(t, scratch)
+	require.NoFileExists(t, filepath.Join(d.state, "captures", vm.UUID, "open.json"))
+	require.FileExists(t, filepath.Join(d.state, "captures", vm.UUID, "autostart.json"), "for the day when it is the primary again")
+}
