@@ -117,9 +117,11 @@ type HostFacts struct {
 	// Late are the VMs served here whose oldest unreplicated write is older than their target, by the agent's own account.
 	Late []string `json:"late,omitempty"`
 	// GrantorID is of this agent's state folder; Terms are what it holds leases by (its guard's level is among them).
-	GrantorID string     `json:"grantor_id,omitempty"`
-	Terms     LeaseTerms `json:"terms"`
-	Guard     GuardState `json:"guard"`
+	GrantorID string `json:"grantor_id,omitempty"`
+	// CertificateEnd is when the agent's certificate ends; nil without TLS.
+	CertificateEnd *time.Time `json:"certificate_end,omitempty"`
+	Terms          LeaseTerms `json:"terms"`
+	Guard          GuardState `json:"guard"`
 }
 
 // DomainFacts is what an agent says of one domain.

@@ -32,7 +32,7 @@ func (s *self) Doctor(ctx context.Context) []model.Check {
 	ctx, cancel := context.WithTimeout(ctx, doctorLimit)
 	defer cancel()
 	checks := s.libvirt(ctx)
-	checks = append(checks, s.rights(), s.stateDir(), s.imageDirs(), s.space(), s.receiver(ctx), clock(), s.targets())
+	checks = append(checks, s.rights(), s.stateDir(), s.imageDirs(), s.space(), s.receiver(ctx), clock(), s.targets(), s.atRest(), s.certificate())
 	for _, tool := range []string{"qemu-img", "qemu-nbd"} {
 		checks = append(checks, present(tool))
 	}

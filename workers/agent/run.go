@@ -160,7 +160,7 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 		return nil, err
 	}
 	a.self = newSelf(opts, advertised(opts, a.lis.Addr()), a.hv, a.store.Usage, links{a.tls}.Ping)
-	a.self.guard, a.self.grantor = a.guard, state.ID()
+	a.self.guard, a.self.grantor, a.self.tls = a.guard, state.ID(), a.tls
 	source := snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs})
 	a.watch.dirty = source.Dirty
 	a.self.watch = a.watch

@@ -12,6 +12,7 @@ import (
 	"understudy/internal/hostload"
 	"understudy/internal/hypervisor"
 	"understudy/internal/model"
+	"understudy/internal/trust"
 )
 
 const factsLimit = 3 * time.Second
@@ -30,8 +31,9 @@ type self struct {
 	boot     string
 	hv       about
 	usage    func() (free, total int64, err error)
-	watch    *watcher // nil where nobody watches
-	guard    *guarded // nil where nobody guards
+	watch    *watcher      // nil where nobody watches
+	guard    *guarded      // nil where nobody guards
+	tls      *trust.Folder // nil: plain text
 	grantor  string
 	ping     func(ctx context.Context, address string) (model.HostID, error)
 }
@@ -63,6 +65,10 @@ func (s *self) Facts(ctx context.Context) model.HostFacts {
 	f.GrantorID = s.grantor
 	if s.guard != nil {
 		f.Terms, f.Guard = s.guard.terms(), s.guard.last()
+	}
+	if s.tls != nil {
+		end := s.tls.NotAfter().UTC()
+		f.CertificateEnd = &end
 	}
 	if s.watch != nil {
 		load := s.watch.hostLoad(ctx)
