@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -15,7 +16,8 @@ import (
 // two cores under software emulation would only slow each other down.
 func TestMain(m *testing.M) { os.Exit(mainExit(m)) }
 
-const labName = "e2e"
+// labName may be another one, so that two people can run stories beside each other on one machine.
+var labName = cmp.Or(os.Getenv("E2E_LAB"), "e2e")
 
 func mainExit(m *testing.M) int {
 	if why := cannotRun(); why != "" {
