@@ -30,7 +30,7 @@ func TestACutOffHostWithoutAFenceDeviceIsOutlastedAndNeverWritesTwice(t *testing
 	cut := time.Now()
 	s.run("partition", hostA)
 	s.until(2*time.Minute, "the failover", func(p labkit.Protection) bool { return p.Primary == hostB })
-	require.Contains(t, s.exec(hostA, "cat /proc/$(pgrep -f 'guest=cutoff')/stat | cut -d' ' -f3"), "T", "the old copy stands still")
+	require.Contains(t, s.exec(hostA, "sed 's/.*) //; s/ .*//' /proc/$(cat /run/libvirt/qemu/cutoff.pid)/stat"), "T", "the old copy stands still")
 	last, ok := s.watch.LastAck(hostA)
 	require.True(t, ok)
 	s.recovered(hostA, hostB, cut, time.Minute) // it wrote until its deadline: what came after the cut was never promised
@@ -58,7 +58,7 @@ func TestAVMThatNobodyHearsIsFrozenAndGoesOnUnderTheSameGeneration(t *testing.T)
 	s.run("partition", hostA)
 	s.run("partition", hostB) // the standby hears nobody either, so it cannot take over
 	s.eventually(time.Minute, "the guard to freeze the VM", func() bool {
-		return strings.Contains(s.exec(hostA, "cat /proc/$(pgrep -f 'guest=pause')/stat | cut -d' ' -f3"), "T")
+		return strings.Contains(s.exec(hostA, "sed 's/.*) //; s/ .*//' /proc/$(cat /run/libvirt/qemu/pause.pid)/stat"), "T")
 	})
 	frozen, _ := s.watch.LastAck(hostA)
 	s.run("heal", hostA)
