@@ -27,9 +27,12 @@ type Source interface {
 type Collector struct {
 	source Source
 	now    func() time.Time
-	mu     sync.Mutex
-	at     time.Time
-	last   State
+	// CertificateEnd tells when the server's certificate ends; nil without TLS.
+	CertificateEnd func() time.Time
+
+	mu   sync.Mutex
+	at   time.Time
+	last State
 }
 
 // NewCollector over a source.
@@ -48,6 +51,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		c.ask()
 		c.at = c.now()
 	}
+	if c.CertificateEnd != nil {
+		c.last.CertificateEnd = c.CertificateEnd()
+	}
 	Write(ch, c.last, c.now())
 }
 
@@ -63,5 +69,5 @@ func (c *Collector) ask() {
 		c.last.Up = false
 		return
 	}
-	c.last = State{Up: true, Protections: protections, Hosts: hosts, Version: c.last.Version}
+	c.last = State{Up: true, Protections: protections, Hosts: hosts, Version: c.last.Version, CertificateEnd: c.last.CertificateEnd}
 }

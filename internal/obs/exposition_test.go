@@ -21,9 +21,9 @@ var update = flag.Bool("update", false, "write the golden file anew")
 func everything() State {
 	ended := start.Add(8 * time.Second)
 	return State{
-		Up: true, Version: "1.0.0",
+		Up: true, Version: "1.0.0", CertificateEnd: ended,
 		Hosts: []contract.HostWatchState{{Facts: model.HostFacts{
-			Host: "host-a", AgentVersion: "0.9.0", StoreFree: 1 << 30, StoreTotal: 4 << 30, Terms: model.DefaultTerms(2), Late: []string{"db1"},
+			Host: "host-a", AgentVersion: "0.9.0", StoreFree: 1 << 30, StoreTotal: 4 << 30, Terms: model.DefaultTerms(2), Late: []string{"db1"}, CertificateEnd: &ended,
 			Load: &model.HostLoad{CPU: 0.5, LinkUse: 0.25},
 		}, FalseAlarms: 1}},
 		Protections: []contract.DescribeOut{{Spec: contract.ProtectSpec{VM: model.VMRef{Name: "db1", UUID: "8a3c1d6e-0f5b-4c7a-9d2e-1b6f5a4c3d2e"}}, State: contract.ProtectState{

@@ -17,6 +17,8 @@ type State struct {
 	Protections []contract.DescribeOut
 	Hosts       []contract.HostWatchState
 	Version     string // of this server
+	// CertificateEnd of this server; zero without TLS.
+	CertificateEnd time.Time
 }
 
 // sheet writes the metrics of one thing; all of them carry the same labels.
@@ -41,6 +43,9 @@ func (s sheet) with(label, value string) sheet {
 // Write sends all metrics as they are at one instant: the age of a write grows while nobody is asked.
 func Write(ch chan<- prometheus.Metric, s State, now time.Time) {
 	sheet{ch: ch}.gauge("control_up", "1 when the control plane answered all questions of this scrape.", number(s.Up))
+	if !s.CertificateEnd.IsZero() {
+		sheet{ch: ch}.gauge("server_certificate_expiry_timestamp_seconds", "When the server's certificate ends.", float64(s.CertificateEnd.Unix()))
+	}
 	for _, h := range s.Hosts {
 		writeHost(sheet{ch, []string{"host"}, []string{string(h.Facts.Host)}}, h, s.Version)
 	}
@@ -58,6 +63,9 @@ func writeHost(s sheet, h contract.HostWatchState, version string) {
 	s.gauge("guard_level", "Level of the host's guard: 0 none, 1 process, 2 softdog, 3 hardware watchdog.", float64(f.Terms.GuardLevel))
 	s.gauge("host_late", "VMs served here that are beyond their target by the agent's own account.", float64(len(f.Late)))
 	s.gauge("version_skew", "1 when the agent's version is not the server's.", number(version != "" && f.AgentVersion != "" && f.AgentVersion != version))
+	if f.CertificateEnd != nil {
+		s.gauge("certificate_expiry_timestamp_seconds", "When the certificate of the host's agent ends.", float64(f.CertificateEnd.Unix()))
+	}
 	if f.Load != nil {
 		s.gauge("host_cpu_share", "Share of all cores in use.", f.Load.CPU)
 		s.gauge("link_use_share", "Share of the host's link budget in use over the last minute; 0 without a budget.", f.Load.LinkUse)

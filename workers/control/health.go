@@ -19,6 +19,8 @@ import (
 type health struct {
 	worker  atomic.Pointer[client.Client] // nil while no worker serves
 	bundled atomic.Pointer[bundled]       // nil with a cluster of the operator's own
+	// certificate tells when the server's ends; nil without TLS.
+	certificate func() time.Time
 }
 
 // report is the body of /healthz.
@@ -74,7 +76,7 @@ func (h *health) listen(address string, log *slog.Logger) (stop func(), err erro
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", h)
-	mux.Handle("GET /metrics", metrics(plane{&h.worker}))
+	mux.Handle("GET /metrics", metrics(plane{&h.worker}, h.certificate))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan struct{})
 	go func() {

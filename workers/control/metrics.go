@@ -28,8 +28,10 @@ func (p plane) Hosts(ctx context.Context) ([]contract.HostWatchState, error) {
 	return c.Hosts(ctx)
 }
 
-func metrics(p plane) http.Handler {
-	r := prometheus.NewRegistry()
-	r.MustRegister(obs.NewCollector(p, time.Now))
+// metrics of the control plane; certificate tells when the server's own ends, nil without TLS.
+func metrics(p plane, certificate func() time.Time) http.Handler {
+	r, c := prometheus.NewRegistry(), obs.NewCollector(p, time.Now)
+	c.CertificateEnd = certificate
+	r.MustRegister(c)
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{Timeout: 8 * time.Second})
 }

@@ -59,6 +59,9 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if s.tls, err = workers.Secure(o.TLSDir, trust.Identity{Role: trust.Server}, log); err != nil {
 		return err
 	}
+	if s.tls != nil {
+		s.health.certificate = s.tls.NotAfter
+	}
 	stopTrust, err := s.trust(ctx)
 	if err != nil {
 		return err
