@@ -2,10 +2,14 @@ package activities
 
 import (
 	"context"
+	"time"
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
 )
+
+// dirtyLimit bounds a question that QEMU has to answer: one that stands still does not.
+const dirtyLimit = 3 * time.Second
 
 func (h *Host) observe(ctx context.Context, in contract.ObserveIn) (model.Observation, error) {
 	if err := h.admit(in.Fence); err != nil {
@@ -21,7 +25,9 @@ func (h *Host) observe(ctx context.Context, in contract.ObserveIn) (model.Observ
 	if o.Running && !in.Committed.IsZero() {
 		// A bitmap that cannot be asked is not a failure of observing: the next capture finds out why.
 		at := h.Now().UTC()
-		if n, err := h.Snapshot.Dirty(ctx, in.VM, in.Committed); err == nil {
+		limit, cancel := context.WithTimeout(ctx, dirtyLimit)
+		defer cancel()
+		if n, err := h.Snapshot.Dirty(limit, in.VM, in.Committed); err == nil {
 			o.DirtyBytes, o.DirtyAt = n, &at
 		}
 	}

@@ -47,6 +47,7 @@ func (r *Renewer) Renew(ctx context.Context, to model.Grantor, in lease.RenewIn)
 	}
 	answer, err := c.Ask(ctx, question)
 	if err != nil {
+		r.lose(to.Address, c)
 		return lease.RenewOut{}, err
 	}
 	return lease.DecodeAnswer(answer)
@@ -67,6 +68,16 @@ func (r *Renewer) client(ctx context.Context, address string) (*link.Client, err
 	}
 	r.clients[address] = c
 	return c, nil
+}
+
+// lose gives a connection up that did not answer: the next renewal must not wait until somebody notices that it is dead.
+func (r *Renewer) lose(address string, c *link.Client) {
+	r.mu.Lock()
+	if r.clients[address] == c {
+		delete(r.clients, address)
+	}
+	r.mu.Unlock()
+	_ = c.Close()
 }
 
 // Close ends the connections.

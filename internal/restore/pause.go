@@ -123,6 +123,12 @@ func (r *Restorer) unpause(ctx context.Context, vm model.VMRef) error {
 	return r.remove(r.pauseOf(vm.UUID))
 }
 
+// PausedNow says that the VM is paused for a switchover.
+func (r *Restorer) PausedNow(uuid string) bool {
+	var rec pause
+	return model.ValidUUID(uuid) && r.read(r.pauseOf(uuid), &rec) == nil && rec.Attempt != ""
+}
+
 // SurrenderPaused is Surrender of a copy that has been paused since Pause of that attempt, without a write in between. One
 // that went on meanwhile is not stopped: what it wrote would be lost.
 func (r *Restorer) SurrenderPaused(ctx context.Context, vm model.VMRef, attempt string) error {

@@ -56,16 +56,16 @@ func (r *Restorer) Surrender(ctx context.Context, vm model.VMRef) error {
 	if err != nil || !found {
 		return err
 	}
-	if dom.Autostart { // or the next start of libvirtd brings it back
-		if err := r.hv.SetAutostart(ctx, vm.UUID, false); err != nil {
-			return err
-		}
-	}
 	if dom.State.Active() {
 		if err := r.write(r.surrendered(vm.UUID), surrendered{VM: vm, At: r.o.Now().UTC()}); err != nil {
 			return err
 		}
 		if err := r.hv.Destroy(ctx, vm.UUID); err != nil {
+			return err
+		}
+	}
+	if dom.Autostart { // or the next start of libvirtd brings it back; only now, because a copy that stands still lets nothing be set
+		if err := r.hv.SetAutostart(ctx, vm.UUID, false); err != nil && model.KindOf(err) != model.NotFound {
 			return err
 		}
 	}

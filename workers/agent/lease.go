@@ -4,10 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"understudy/internal/guard"
+	"understudy/internal/hypervisor"
 	"understudy/internal/hypervisor/libvirtrpc"
 	"understudy/internal/lease"
 	"understudy/internal/link"
@@ -27,8 +29,13 @@ type guarded struct {
 	base model.LeaseTerms // TTL and renew period of this agent
 	log  *slog.Logger
 
-	mu    sync.Mutex
-	state model.GuardState
+	// moving says that the VM stands still for a switchover; entry is what this host holds of it.
+	moving func(uuid string) bool
+	entry  func(uuid string) (lease.Entry, error)
+
+	mu      sync.Mutex
+	state   model.GuardState
+	stopped map[string]bool // by UUID: its copies stand still or are being stopped
 }
 
 func newGuarded(opts Options, log *slog.Logger) *guarded {
@@ -60,12 +67,47 @@ func (g *guarded) look(ctx context.Context) {
 	if err != nil {
 		s = model.GuardState{Detail: err.Error()}
 	}
+	list, err := g.List(ctx)
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if err == nil {
+		g.stopped = standing(list)
+	}
 	if g.state.Level != s.Level {
 		g.log.Info("guard_level", "level", s.Level, "was", g.state.Level, "detail", s.Detail)
 	}
 	g.state = s
+}
+
+// standing are the VMs of which no copy runs although there is one.
+func standing(list []guard.Entry) map[string]bool {
+	out := map[string]bool{}
+	for _, e := range list {
+		running := slices.ContainsFunc(e.Copies, func(c guard.Copy) bool { return c.State == "running" || c.State == "thawing" })
+		if len(e.Copies) > 0 && !running {
+			out[e.UUID] = true
+		}
+	}
+	return out
+}
+
+// standsStill says that QEMU of the VM does not answer, because the guard stopped it: whoever asks it waits, and whoever asks
+// for many waits for it.
+func (g *guarded) standsStill(uuid string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.stopped[uuid]
+}
+
+// Freeze leaves a VM that stands still for a switchover to its deadline: it is asked what it wrote before it is given up,
+// and a frozen one does not answer. Only where there is a deadline.
+func (g *guarded) Freeze(ctx context.Context, uuid string, gen model.Generation) error {
+	if g.moving(uuid) {
+		if e, err := g.entry(uuid); err == nil && (e.Mode == model.ModeLeased || e.Mode == model.ModeProbation) {
+			return nil
+		}
+	}
+	return g.Client.Freeze(ctx, uuid, gen)
 }
 
 func (g *guarded) last() model.GuardState {
@@ -91,6 +133,8 @@ func (a *agent) leases(state *lease.State) error {
 		return workers.DialLink(ctx, a.tls, address)
 	}}
 	a.guard = newGuarded(a.opts, a.log)
+	a.guard.entry = state.Get
+	a.guard.moving = func(uuid string) bool { return a.restorer.PausedNow(uuid) }
 	a.holder = lease.NewHolder(lease.HolderOptions{
 		Host: a.opts.Host, State: state, Clock: clock, Guard: a.guard, Renewer: a.renewer, Terms: a.guard.terms, Log: a.log,
 	})
@@ -102,19 +146,67 @@ func (a *agent) grant(state *lease.State) link.Responder {
 	return workers.Granting(state.Grant)
 }
 
-// stopping is libvirt that can end a frozen copy: libvirt alone asks QEMU to end and waits for an answer first.
-type stopping struct {
-	*libvirtrpc.Client
-	holder *lease.Holder
+// looking is libvirt that is asked nothing for which it has to ask QEMU: it answers about a VM that the guard has stopped.
+type looking struct{ *libvirtrpc.Client }
+
+func (l looking) Domain(ctx context.Context, nameOrUUID string) (hypervisor.Domain, error) {
+	return l.Look(ctx, nameOrUUID)
 }
 
-func (s stopping) Destroy(ctx context.Context, uuid string) error {
-	limit, cancel := context.WithTimeout(ctx, freezeLimit)
-	defer cancel()
-	if err := s.holder.Stop(limit, uuid); err != nil && !guard.Away(err) {
+func (l looking) Domains(ctx context.Context) ([]hypervisor.Domain, error) { return l.LookAll(ctx) }
+
+// leasing is libvirt for who starts and stops VMs: a start needs a grant that lives, and a copy that stands still is ended by
+// the guard, because libvirt asks QEMU to end and waits for long before it kills.
+type leasing struct {
+	looking
+	holder *lease.Holder
+	entry  func(uuid string) (lease.Entry, error)
+}
+
+// Start looks once more, right before. A copy that is no protected VM, or that no grantor binds, has no grant.
+func (l leasing) Start(ctx context.Context, uuid string) error {
+	e, err := l.entry(uuid)
+	if err != nil {
 		return err
 	}
-	return s.Client.Destroy(ctx, uuid)
+	if e.Holds() && slices.ContainsFunc(e.Grantors, model.Grantor.Control) {
+		if err := l.holder.MayRun(uuid, e.Hold); err != nil {
+			return err
+		}
+	}
+	return l.Client.Start(ctx, uuid)
+}
+
+func (l leasing) Destroy(ctx context.Context, uuid string) error {
+	limit, cancel := context.WithTimeout(ctx, freezeLimit)
+	defer cancel()
+	if err := l.holder.Stop(limit, uuid); err != nil && !guard.Away(err) {
+		return err
+	}
+	return l.Client.Destroy(ctx, uuid)
+}
+
+// holding is the holder as the activities use it.
+type holding struct {
+	*lease.Holder
+	guard    *guarded
+	stateDir string
+}
+
+// Drop also minds the list of a guard that is away: a VM that stays on it could never be started here again.
+func (h holding) Drop(ctx context.Context, vm model.VMRef) error {
+	if h.Terms().GuardLevel < 1 {
+		list, err := guard.Protected(h.stateDir)
+		if err != nil {
+			return model.Fail(model.Internal, err, "the guard's list of protected VMs cannot be read").WithVM(vm.Name)
+		}
+		if slices.Contains(list, vm.UUID) {
+			if err := h.guard.Forget(ctx, vm.UUID); err != nil {
+				return err
+			}
+		}
+	}
+	return h.Holder.Drop(ctx, vm)
 }
 
 func statesIn(opts Options) string { return filepath.Join(opts.StateDir, "floors") }

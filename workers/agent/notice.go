@@ -186,7 +186,7 @@ func (w *watcher) growth(ctx context.Context) {
 	for uuid, e := range w.vms {
 		wrote := e.Meter.total - e.grown.written
 		due := now.Sub(e.grown.at) >= max(e.RPO/growthEvery, growthLeast)
-		if w.purse.saved > 0 && due && wrote > most && !e.Muted && !e.Committed.IsZero() && len(e.Meter.Open) == 0 {
+		if w.purse.saved > 0 && due && wrote > most && !e.Muted && !e.Committed.IsZero() && len(e.Meter.Open) == 0 && !w.standsStill(uuid) {
 			next, most = uuid, wrote
 		}
 	}

@@ -159,17 +159,17 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	if err := a.openWatcher(); err != nil {
 		return nil, err
 	}
-	a.self = newSelf(opts, advertised(opts, a.lis.Addr()), a.hv, a.store.Usage, links{a.tls}.Ping)
+	a.self = newSelf(opts, advertised(opts, a.lis.Addr()), looking{a.hv}, a.store.Usage, links{a.tls}.Ping)
 	a.self.guard, a.self.grantor, a.self.tls = a.guard, state.ID(), a.tls
 	source := snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs})
 	a.watch.dirty = source.Dirty
 	a.self.watch = a.watch
-	a.restorer = restore.New(stopping{a.hv, a.holder}, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir})
+	a.restorer = restore.New(leasing{looking{a.hv}, a.holder, state.Get}, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir})
 	if a.oldTests, err = a.restorer.Tests(); err != nil {
 		return nil, err
 	}
 	a.host = &activities.Host{
-		ID: opts.Host, Floors: state, Leases: a.holder, Link: links{a.tls}, Store: store{a.store}, Domains: a.hv, Watcher: a.watch, Self: a.self, Shares: a.share,
+		ID: opts.Host, Floors: state, Leases: holding{a.holder, a.guard, opts.StateDir}, Link: links{a.tls}, Store: store{a.store}, Domains: looking{a.hv}, Watcher: a.watch, Self: a.self, Shares: a.share,
 		Snapshot: source,
 		Restorer: a.restorer,
 		Marker:   marks.Lister{HV: a.hv, StateDir: opts.StateDir, RunDir: opts.RunDir, GuardDir: filepath.Join(opts.RunDir, "guard")},
@@ -184,7 +184,7 @@ func (a *agent) openWatcher() error {
 		return err
 	}
 	a.watch = &watcher{
-		host: a.opts.Host, hv: a.hv, to: a.tell, out: a.out, list: list, load: &hostload.Meter{}, now: time.Now, log: a.log,
+		host: a.opts.Host, hv: looking{a.hv}, stopped: a.guard.standsStill, to: a.tell, out: a.out, list: list, load: &hostload.Meter{}, now: time.Now, log: a.log,
 		vms: entries, wake: make(chan struct{}, 1),
 	}
 	a.share = newShares(a.opts.LinkBudget, time.Now, a.watch.exposure, a.watch.served, a.log)

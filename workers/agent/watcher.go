@@ -50,13 +50,15 @@ type watcher struct {
 	hv   counters
 	// dirty asks how much was written since a committed point, in whole clusters; negative when that is unknown.
 	dirty func(ctx context.Context, vm model.VMRef, committed model.PointRef) (int64, error)
-	to    teller
-	out   *outbox
-	list  watchlist
-	load  *hostload.Meter
-	link  *shares // never asked while mu is held: it asks back
-	now   func() time.Time
-	log   *slog.Logger
+	// stopped says that QEMU of the VM answers nobody; nil: of none.
+	stopped func(uuid string) bool
+	to      teller
+	out     *outbox
+	list    watchlist
+	load    *hostload.Meter
+	link    *shares // never asked while mu is held: it asks back
+	now     func() time.Time
+	log     *slog.Logger
 
 	sampling sync.Mutex // one Stats call at a time: an answer taken earlier must not be fed later
 	mu       sync.Mutex
@@ -175,18 +177,22 @@ func (w *watcher) sample(ctx context.Context, asking string) error {
 	return nil
 }
 
+func (w *watcher) standsStill(uuid string) bool { return w.stopped != nil && w.stopped(uuid) }
+
 // query is what to ask: an answer costs libvirtd most of what sampling costs, so no more than is used.
 func (w *watcher) query(asking string) (q hypervisor.StatsQuery) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if asking != "" {
-		if _, ok := w.vms[asking]; ok {
+		if _, ok := w.vms[asking]; ok && !w.standsStill(asking) {
 			q.Only = []string{asking}
 		}
 		return q
 	}
 	for uuid := range w.vms {
-		q.Only = append(q.Only, uuid)
+		if !w.standsStill(uuid) {
+			q.Only = append(q.Only, uuid)
+		}
 	}
 	q.CPU = w.cpuAt.IsZero() || w.now().Sub(w.cpuAt) >= cpuEvery
 	return q

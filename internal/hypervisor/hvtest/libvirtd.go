@@ -186,6 +186,12 @@ func (l *Libvirtd) KillQEMU(t testing.TB, name string) {
 	l.run(t, "kill -KILL $(cat /run/libvirt/qemu/"+name+".pid)")
 }
 
+// FreezeQEMU makes a domain's QEMU stand still, as a guard does.
+func (l *Libvirtd) FreezeQEMU(t testing.TB, name string) {
+	t.Helper()
+	l.run(t, "kill -STOP $(cat /run/libvirt/qemu/"+name+".pid)")
+}
+
 // CreateImage makes an empty image.
 func (l *Libvirtd) CreateImage(t testing.TB, path string, format model.DiskFormat, size int64) {
 	t.Helper()

@@ -35,18 +35,27 @@ func dotted(v uint64) string {
 
 // Domains implements hypervisor.Hypervisor.
 func (c *Client) Domains(ctx context.Context) ([]hypervisor.Domain, error) {
+	return c.list(ctx, runningSizes, nil)
+}
+
+// list describes all domains; other stands for the sizes of one that has none in what sizes gives.
+func (c *Client) list(ctx context.Context, sizes func(*libvirt.Libvirt) (map[libvirt.UUID]map[string]size, error), other map[string]size) ([]hypervisor.Domain, error) {
 	return call(ctx, c, "listing the domains", func(l *libvirt.Libvirt) ([]hypervisor.Domain, error) {
 		list, _, err := l.ConnectListAllDomains(1, libvirt.ConnectListDomainsActive|libvirt.ConnectListDomainsInactive)
 		if err != nil {
 			return nil, err
 		}
-		sizes, err := runningSizes(l)
+		known, err := sizes(l)
 		if err != nil {
 			return nil, err
 		}
 		out := make([]hypervisor.Domain, 0, len(list))
 		for _, dom := range list {
-			d, err := describe(l, dom, sizes[dom.UUID])
+			its, ok := known[dom.UUID]
+			if !ok {
+				its = other
+			}
+			d, err := describe(l, dom, its)
 			if code(err) == libvirt.ErrNoDomain { // undefined since it was listed
 				continue
 			}
@@ -68,6 +77,22 @@ func (c *Client) Domain(ctx context.Context, nameOrUUID string) (hypervisor.Doma
 		}
 		return describe(l, dom, nil)
 	})
+}
+
+// Look is Domain without the sizes of disks. It asks QEMU nothing, so it also answers for a VM whose QEMU stands still.
+func (c *Client) Look(ctx context.Context, nameOrUUID string) (hypervisor.Domain, error) {
+	return call(ctx, c, "looking at domain "+nameOrUUID, func(l *libvirt.Libvirt) (hypervisor.Domain, error) {
+		dom, err := find(l, nameOrUUID)
+		if err != nil {
+			return hypervisor.Domain{}, err
+		}
+		return describe(l, dom, map[string]size{})
+	})
+}
+
+// LookAll is Domains in the way of Look.
+func (c *Client) LookAll(ctx context.Context) ([]hypervisor.Domain, error) {
+	return c.list(ctx, func(*libvirt.Libvirt) (map[libvirt.UUID]map[string]size, error) { return nil, nil }, map[string]size{})
 }
 
 // XML implements hypervisor.Hypervisor.

@@ -64,6 +64,61 @@ func TestLibvirtIsAHypervisor(t *testing.T) {
 		require.NoError(t, c.Destroy(ctx, uuid))
 		require.NoError(t, c.Undefine(ctx, uuid))
 	})
+
+	t.Run("AVMThatStandsStillHoldsNobodyUpButWhoAsksItsQEMU", func(t *testing.T) {
+		boot := func(name string) string {
+			disk := filepath.Join(l.Dir, "images", name)
+			l.CreateImage(t, disk, model.FormatQCOW2, 1<<20)
+			uuid := hvtest.NewUUID()
+			_, err := c.Define(ctx, fmt.Sprintf(`<domain type='qemu'><name>%s</name><uuid>%s</uuid><memory unit='MiB'>32</memory>
+<os><type arch='x86_64' machine='pc'>hvm</type></os><devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<disk type='file'><driver name='qemu' type='qcow2'/><source file='%s'/><target dev='vda' bus='virtio'/></disk></devices></domain>`, name, uuid, disk))
+			require.NoError(t, err)
+			require.NoError(t, c.Start(ctx, uuid))
+			t.Cleanup(func() {
+				require.NoError(t, c.Destroy(ctx, uuid))
+				require.NoError(t, c.Undefine(ctx, uuid))
+			})
+			return uuid
+		}
+		still, other := boot("still"), boot("other")
+		l.FreezeQEMU(t, "still")
+		quickly := func(what string, f func(ctx context.Context) error) {
+			limit, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			require.NoError(t, f(limit), what)
+		}
+		look := func(limit context.Context) error {
+			d, err := c.Look(limit, still)
+			require.Equal(t, hypervisor.Running, d.State)
+			return err
+		}
+		lookAll := func(limit context.Context) error {
+			list, err := c.LookAll(limit)
+			require.GreaterOrEqual(t, len(list), 2)
+			return err
+		}
+		quickly("look", look)
+		quickly("look at all", lookAll)
+
+		// Whoever asks its QEMU waits, and stays waiting in libvirtd when he gave up.
+		limit, give := context.WithTimeout(ctx, time.Second)
+		_, err := c.Domain(limit, still)
+		give()
+		require.Equal(t, model.Unreachable, model.KindOf(err))
+
+		quickly("look beside one who waits", look)
+		quickly("look at all beside one who waits", lookAll)
+		quickly("another's counters", func(limit context.Context) error {
+			list, err := c.Stats(limit, hypervisor.StatsQuery{Only: []string{other}})
+			require.Len(t, list, 1)
+			return err
+		})
+		quickly("another", func(limit context.Context) error { _, err := c.Domain(limit, other); return err })
+		begin := time.Now()
+		require.NoError(t, c.Destroy(ctx, still))
+		t.Logf("libvirt took %s to end it", time.Since(begin).Round(time.Millisecond))
+	})
 }
 
 func TestASocketWithoutLibvirtdIsUnreachable(t *testing.T) {
