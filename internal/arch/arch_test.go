@@ -82,6 +82,8 @@ func rules() []rule {
 		{"internal/link", []string{"internal/model", "internal/trust", "internal/blockio/digest", "internal/link"}, []string{temporal, urfave, libvirt}, "bulk bytes never go through Temporal"},
 		{"internal/trust", []string{"internal/model", "internal/durable"}, []string{temporal, urfave, libvirt}, "who is who is decided below everything"},
 		{"internal/hypervisor", []string{"internal/model", "internal/hypervisor", "internal/blockio", "tests"}, []string{temporal, urfave}, "a port knows nothing above it"},
+		{"internal/guard", []string{"internal/model", "internal/durable"}, []string{temporal, urfave, libvirt, "google.golang.org/grpc", module + "internal/hypervisor", module + "internal/link"}, "the guard acts whatever fails beside it: no network, no libvirt, no Temporal"},
+		{"workers/guard", []string{"internal/guard", "internal/model"}, []string{temporal, libvirt, "google.golang.org/grpc"}, "the guard's process is as small as the guard"},
 		{"internal/blockio", []string{"internal/model", "internal/blockio"}, []string{temporal, urfave, libvirt}, "a port knows nothing above it"},
 	}
 	for _, s := range stages {

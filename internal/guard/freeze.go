@@ -52,18 +52,28 @@ func (h hand) way(p process) frozen {
 	return frozen{PID: p.PID, Started: p.Started, Cgroup: h.scope(p.PID)}
 }
 
-// freeze stops a process and says whether every thread is proved to stand still; a process that is gone is proof enough.
+// freeze stops a process and says whether every thread is proved to stand still; a process that is gone is proof enough. The
+// order is repeated until then: somebody else may let it go on in between.
 func (h hand) freeze(f frozen, fd int) (bool, error) {
-	var err error
-	if f.Cgroup != "" {
-		err = os.WriteFile(filepath.Join(f.Cgroup, "cgroup.freeze"), []byte("1"), 0)
-	} else if err = unix.PidfdSendSignal(fd, unix.SIGSTOP, nil, 0); errors.Is(err, unix.ESRCH) {
-		return true, nil
+	order := func() error {
+		if f.Cgroup != "" {
+			return os.WriteFile(filepath.Join(f.Cgroup, "cgroup.freeze"), []byte("1"), 0)
+		}
+		if err := unix.PidfdSendSignal(fd, unix.SIGSTOP, nil, 0); !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+		return nil
 	}
-	if err != nil {
+	if err := order(); err != nil {
 		return false, err
 	}
-	return h.until(h.freezeProof, func() bool { return h.isFrozen(f, fd) }), nil
+	return h.until(h.freezeProof, func() bool {
+		if h.isFrozen(f, fd) {
+			return true
+		}
+		_ = order()
+		return false
+	}), nil
 }
 
 func (h hand) isFrozen(f frozen, fd int) bool {
