@@ -8,11 +8,12 @@ start_fence() {
   process_of "$LAB/bmc.process" >/dev/null && return
   mkdir -p "$LAB/bmc"
   (
-    # A relative name keeps the socket's path short wherever the lab's folder is.
+    # A relative name keeps the socket's path short wherever the lab's folder is. Without -t the answer has half a second, which
+    # is not enough on a busy machine.
     cd "$LAB/bmc"
     rm -f sock
     env -i PATH="$PATH" LAB_NAME="$LAB_NAME" LAB_DIR="$LAB" LAB_SCRIPT="$LAB_BASE/lab" \
-      setsid socat UNIX-LISTEN:sock,fork,mode=0600 'SYSTEM:exec "$LAB_SCRIPT" fence-serve' </dev/null >>"$LAB/bmc.log" 2>&1 9>&- &
+      setsid socat -t 60 UNIX-LISTEN:sock,fork,mode=0600 'SYSTEM:exec "$LAB_SCRIPT" fence-serve' </dev/null >>"$LAB/bmc.log" 2>&1 9>&- &
     note_process $! "$LAB/bmc.process"
   )
 }
