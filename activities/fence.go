@@ -46,6 +46,11 @@ func (h *Host) surrender(ctx context.Context, in contract.SurrenderIn) (contract
 		return contract.EvidenceOut{}, toWire(err)
 	}
 	h.Watcher.Yield(in.VM, in.Generation)
+	leave, err := h.turns.take(ctx, in.VM)
+	if err != nil {
+		return contract.EvidenceOut{}, toWire(err)
+	}
+	defer leave()
 	if err := h.stopCopy(ctx, in); err != nil {
 		return contract.EvidenceOut{}, toWire(err)
 	}
@@ -78,6 +83,11 @@ func (h *Host) stopCopy(ctx context.Context, in contract.SurrenderIn) error {
 func (h *Host) takeUp(ctx context.Context, in contract.TakeUpIn) (contract.TakeUpOut, error) {
 	b := startBeat(ctx)
 	defer b.end()
+	leave, err := h.turns.take(ctx, in.VM)
+	if err != nil {
+		return contract.TakeUpOut{}, toWire(err)
+	}
+	defer leave()
 	if err := h.stillWanted(ctx, in.Fence); err != nil {
 		return contract.TakeUpOut{}, toWire(err)
 	}

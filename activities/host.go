@@ -32,6 +32,8 @@ type Host struct {
 	// Standing asks the control plane whether the attempt with this task token is still waited for. A task can reach a host
 	// long after its limit, when a broken connection mends: whatever stops or starts a VM asks first.
 	Standing func(ctx context.Context, taskToken []byte) error
+
+	turns turns
 }
 
 // Register binds all host activities, short ones and bulk ones to their queue's worker: a queue of copies must never stand

@@ -20,6 +20,8 @@ type Leases interface {
 	Surrender(vm model.VMRef, g model.Generation, attempt string) error
 	// Stop kills what was given up, also a frozen copy or one that libvirt does not know, and proves it gone.
 	Stop(ctx context.Context, uuid string) error
+	// Release lets go of a generation whose start was taken back.
+	Release(ctx context.Context, vm model.VMRef, g model.Generation) error
 	Drop(ctx context.Context, vm model.VMRef) error
 	Terms() model.LeaseTerms
 }

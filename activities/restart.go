@@ -11,6 +11,11 @@ import (
 func (h *Host) restart(ctx context.Context, in contract.RestartIn) (contract.RestartOut, error) {
 	b := startBeat(ctx)
 	defer b.end()
+	leave, err := h.turns.take(ctx, in.VM)
+	if err != nil {
+		return contract.RestartOut{}, toWire(err)
+	}
+	defer leave()
 	if err := h.stillWanted(ctx, in.Fence); err != nil {
 		return contract.RestartOut{}, toWire(err)
 	}

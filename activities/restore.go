@@ -20,6 +20,11 @@ func (h *Host) materialize(ctx context.Context, in contract.MaterializeIn) (cont
 func (h *Host) start(ctx context.Context, in contract.StartIn) (contract.StartOut, error) {
 	b := startBeat(ctx)
 	defer b.end()
+	leave, err := h.turns.take(ctx, in.VM)
+	if err != nil {
+		return contract.StartOut{}, toWire(err)
+	}
+	defer leave()
 	if err := h.admit(in.Fence); err != nil {
 		return contract.StartOut{}, toWire(err)
 	}
@@ -54,6 +59,11 @@ func (h *Host) confirm(ctx context.Context, in contract.ConfirmIn) (contract.Con
 func (h *Host) dismantle(ctx context.Context, in contract.StartIn) (contract.None, error) {
 	b := startBeat(ctx)
 	defer b.end()
+	leave, err := h.turns.take(ctx, in.VM)
+	if err != nil {
+		return contract.None{}, toWire(err)
+	}
+	defer leave()
 	if err := h.admit(in.Fence); err != nil {
 		return contract.None{}, toWire(err)
 	}
@@ -61,5 +71,8 @@ func (h *Host) dismantle(ctx context.Context, in contract.StartIn) (contract.Non
 		return contract.None{}, toWire(err)
 	}
 	h.Watcher.Yield(in.VM, in.Generation+1)
-	return contract.None{}, toWire(h.Restorer.Dismantle(ctx, in.VM, in.Generation))
+	if err := h.Restorer.Dismantle(ctx, in.VM, in.Generation); err != nil {
+		return contract.None{}, toWire(err)
+	}
+	return contract.None{}, toWire(h.Leases.Release(ctx, in.VM, in.Generation))
 }
