@@ -9,7 +9,7 @@ VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null | sed -E
 GOBUILD     := go build -trimpath -ldflags '-s -w -X understudy/internal/model.release=$(VERSION)'
 NFPM        := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.41.3
 
-.PHONY: help deps build package demo demo-down test test-unit test-e2e test-temporal lint workflowcheck fuzz-short bench bench-adaptive fmt clean
+.PHONY: help deps build package demo demo-down test test-unit test-e2e test-temporal lint workflowcheck fuzz-short faults bench bench-adaptive fmt clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test-e2e: ## only the end-to-end tests on the lab (root)
 
 test-temporal: ## the nested module of the bundled Temporal
 	@cd deploy/temporal && go test -trimpath ./...
+
+faults: deps build ## strike VMs with every fault of docs/FAULTS.md (about an hour; SEED=N repeats a run)
+	@go test ./tests/e2e -run TestFaults -count=1 -timeout 3h -v -faults $(if $(SEED),-seed $(SEED)) | grep -v '^time='
 
 bench: deps build ## figures of docs/PERFORMANCE.md, measured beside their peers
 	@go run ./tests/bench
