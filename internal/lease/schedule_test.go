@@ -79,16 +79,19 @@ func (s *schedule) prove() {
 		return
 	}
 	switch rapid.IntRange(0, 3).Draw(s.t, "rung") {
-	case 0:
+	case 2:
 		s.post("surrender", s.to(rec.PermitHost, func(h *host) {
 			if ev, err := h.surrender(g, attempt(g)); err == nil {
 				s.proven(ev)
 			}
 		}))
-	case 1:
+	case 3:
 		s.hosts[rec.PermitHost].powerOff()
 		s.proven(&model.Evidence{Kind: model.EvidenceFenced, Generation: g})
 	default:
+		if rapid.Bool().Draw(s.t, "in one go") {
+			s.run(wait - rapid.SampledFrom([]time.Duration{0, s.step, 2 * s.step}).Draw(s.t, "early"))
+		}
 		s.post("await", s.to(rec.Target, func(h *host) {
 			if wait > 0 && h.waited(g, attempt(g), wait) {
 				s.proven(expired(g))
@@ -183,6 +186,29 @@ func (s *schedule) deliver() {
 	s.mail[i].do() // it stays, and may come again
 }
 
+// drive is a decider that wants to come to an end: it does the next step of what is open, else it opens a takeover.
+func (s *schedule) drive() {
+	rec := s.record()
+	at := len(s.mail)
+	switch {
+	case rec.Open() && s.sealed[rec.Claimed]:
+		if n := len(s.evidence); n > 0 && s.evidence[n-1].Generation == rec.Claimed {
+			s.allow()
+		} else {
+			s.prove()
+		}
+	case !rec.Open() && rec.Mode == model.ModeProbation:
+		s.commit()
+	case !rec.Open() && rec.Mode == model.ModeSole && rapid.Bool().Draw(s.t, "lease it"):
+		s.lease()
+	case !rec.Open():
+		s.open()
+	}
+	for i := at; i < len(s.mail); i++ { // and the network works
+		s.mail[i].do()
+	}
+}
+
 // push is a network that works: the newest letter arrives.
 func (s *schedule) push() {
 	if n := len(s.mail); n > 0 {
@@ -192,7 +218,7 @@ func (s *schedule) push() {
 
 func (s *schedule) fault() {
 	h := s.pick("victim")
-	switch rapid.IntRange(0, 8).Draw(s.t, "fault") {
+	switch rapid.IntRange(0, 10).Draw(s.t, "fault") {
 	case 0:
 		h.powerOff()
 	case 1:
@@ -217,7 +243,9 @@ func (s *schedule) fault() {
 		s.cDown = true
 		s.openRecords()
 		clear(s.sealed)
-	case 8:
+	case 8, 9:
+		s.isolate(h.id)
+	case 10:
 		h.rate = rapid.SampledFrom([]float64{1 / (1 + model.LeaseRho), 1, 1 + model.LeaseRho}).Draw(s.t, "rate")
 	}
 }
@@ -266,9 +294,9 @@ func TestLawNeverTwoRunningCopiesUnderAnyScheduleOfFaults(t *testing.T) {
 			weight int
 			do     func()
 		}{
-			{"tick", 6, s.tick}, {"wait", 3, func() { s.run(s.terms.Wait() + time.Second) }}, {"deliver", 8, s.deliver}, {"push", 14, s.push},
+			{"tick", 6, s.tick}, {"wait", 3, func() { s.run(s.terms.Wait() + time.Second) }}, {"deliver", 8, s.deliver}, {"push", 8, s.push}, {"drive", 20, s.drive},
 			{"claim", 2, s.open}, {"prove", 5, s.prove}, {"permit", 4, s.allow}, {"start", 2, s.start}, {"commit", 2, s.commit},
-			{"lease", 3, s.lease}, {"ask", 2, s.ask}, {"fault", 3, s.fault}, {"repair", 4, s.repair}, {"by hand", 1, s.byHand},
+			{"lease", 3, s.lease}, {"ask", 2, s.ask}, {"fault", 5, s.fault}, {"repair", 6, s.repair}, {"by hand", 1, s.byHand},
 		}
 		var bag []int
 		for i, m := range moves {
