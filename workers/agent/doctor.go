@@ -33,6 +33,7 @@ func (s *self) Doctor(ctx context.Context) []model.Check {
 	defer cancel()
 	checks := s.libvirt(ctx)
 	checks = append(checks, s.rights(), s.stateDir(), s.imageDirs(), s.space(), s.receiver(ctx), clock(), s.targets(), s.atRest(), s.certificate())
+	checks = append(checks, s.guardLevel(), s.startGate(ctx), s.thirdMachine(ctx), sleeps(ctx), pausable())
 	for _, tool := range []string{"qemu-img", "qemu-nbd"} {
 		checks = append(checks, present(tool))
 	}

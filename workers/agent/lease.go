@@ -171,6 +171,10 @@ func (l leasing) Start(ctx context.Context, uuid string) error {
 	}
 	if e.Holds() && slices.ContainsFunc(e.Grantors, model.Grantor.Control) {
 		if err := l.holder.MayRun(uuid, e.Hold); err != nil {
+			now, stateErr := l.entry(uuid)
+			if stateErr == nil && now.Holds() && now.Hold == e.Hold { // it was only slow: the next try asks for another grant
+				return model.Fail(model.Unreachable, err, "the start took longer than its grant").WithVM(e.VM.Name)
+			}
 			return err
 		}
 	}

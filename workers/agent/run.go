@@ -161,6 +161,7 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	}
 	a.self = newSelf(opts, advertised(opts, a.lis.Addr()), looking{a.hv}, a.store.Usage, links{a.tls}.Ping)
 	a.self.guard, a.self.grantor, a.self.tls = a.guard, state.ID(), a.tls
+	a.self.held, a.self.gate = a.holder.View, a.hv.RefusedByHook
 	source := snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs})
 	a.watch.dirty = source.Dirty
 	a.self.watch = a.watch

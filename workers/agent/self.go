@@ -11,6 +11,7 @@ import (
 	"understudy/activities"
 	"understudy/internal/hostload"
 	"understudy/internal/hypervisor"
+	"understudy/internal/lease"
 	"understudy/internal/model"
 	"understudy/internal/trust"
 )
@@ -34,6 +35,8 @@ type self struct {
 	watch    *watcher      // nil where nobody watches
 	guard    *guarded      // nil where nobody guards
 	tls      *trust.Folder // nil: plain text
+	held     func() ([]lease.Held, error)
+	gate     func(ctx context.Context, domain string) (refused bool, err error) // tries it by libvirtd
 	grantor  string
 	ping     func(ctx context.Context, address string) (model.HostID, error)
 }

@@ -77,6 +77,21 @@ func (c *Client) Start(ctx context.Context, uuid string) error {
 	})
 }
 
+// RefusedByHook creates a transient domain, paused, that a hook of libvirtd is to refuse, and says whether it did. One that comes
+// to life is ended at once, and by libvirtd when we die first.
+func (c *Client) RefusedByHook(ctx context.Context, xml string) (bool, error) {
+	return call(ctx, c, "trying the start gate", func(l *libvirt.Libvirt) (bool, error) {
+		dom, err := l.DomainCreateXML(xml, libvirt.DomainStartPaused|libvirt.DomainStartAutodestroy)
+		if err == nil {
+			return false, l.DomainDestroyFlags(dom, libvirt.DomainDestroyDefault)
+		}
+		if code(err) == libvirt.ErrHookScriptFailed {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
 func state(l *libvirt.Libvirt, dom libvirt.Domain) (hypervisor.State, string, error) {
 	s, reason, err := l.DomainGetState(dom, 0)
 	if err != nil {
