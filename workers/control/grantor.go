@@ -51,6 +51,9 @@ func newGrantor(o Options, records *lease.Records, secure *trust.Folder, log *sl
 
 func leaseAddress(o Options, listening net.Addr) (string, error) {
 	if o.LeaseAdvertise != "" {
+		if host, port, err := net.SplitHostPort(o.LeaseAdvertise); err != nil || host == "" || port == "" {
+			return "", model.Fail(model.InvalidArgument, err, "--lease-advertise must be HOST:PORT, not %q", o.LeaseAdvertise)
+		}
 		return o.LeaseAdvertise, nil
 	}
 	host, port, err := net.SplitHostPort(listening.String())
