@@ -3,7 +3,9 @@
 package domainxml
 
 import (
+	"encoding/xml"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 
@@ -16,7 +18,13 @@ import (
 // MaxSize bounds the XML that is parsed; libvirt's own limit for one string on the wire is 4 MiB.
 const MaxSize = 4 << 20
 
-const maxPath = 4095 // PATH_MAX without its NUL
+const (
+	maxPath = 4095 // PATH_MAX without its NUL
+
+	// A domain has some hundred elements, and is ten deep.
+	maxDepth = 100
+	maxNodes = 100_000
+)
 
 // Domain is a parsed description. Sizes of disks are not in it.
 type Domain struct {
@@ -30,18 +38,16 @@ type Domain struct {
 
 // Read parses any of libvirt's XML documents whose root is the element named. Document types are refused: entities have no
 // business here.
-func Read(xml, root string) (*etree.Element, error) {
-	if len(xml) > MaxSize {
-		return nil, model.Fail(model.InvalidArgument, nil, "XML of %d bytes is larger than %d", len(xml), MaxSize)
+func Read(text, root string) (*etree.Element, error) {
+	if len(text) > MaxSize {
+		return nil, model.Fail(model.InvalidArgument, nil, "XML of %d bytes is larger than %d", len(text), MaxSize)
+	}
+	if err := bounded(text); err != nil {
+		return nil, err
 	}
 	doc := etree.NewDocument()
-	if err := doc.ReadFromString(xml); err != nil {
+	if err := doc.ReadFromString(text); err != nil {
 		return nil, model.Fail(model.InvalidArgument, err, "the XML cannot be read")
-	}
-	for _, token := range doc.Child {
-		if _, ok := token.(*etree.Directive); ok {
-			return nil, model.Fail(model.InvalidArgument, nil, "the XML has a document type")
-		}
 	}
 	e := doc.Root()
 	if e == nil || e.Tag != root || e.Space != "" {
@@ -50,9 +56,36 @@ func Read(xml, root string) (*etree.Element, error) {
 	return e, nil
 }
 
+// bounded looks at the XML before a tree is made of it: a small text can be a tree of hundreds of megabytes, or one so deep
+// that writing it overflows the stack, which ends the process.
+func bounded(text string) error {
+	dec := xml.NewDecoder(strings.NewReader(text))
+	for depth, nodes := 0, 0; ; {
+		token, err := dec.RawToken()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return model.Fail(model.InvalidArgument, err, "the XML cannot be read")
+		}
+		switch t := token.(type) {
+		case xml.Directive:
+			return model.Fail(model.InvalidArgument, nil, "the XML has a document type")
+		case xml.StartElement:
+			depth++
+			nodes += len(t.Attr)
+		case xml.EndElement:
+			depth--
+		}
+		if nodes++; nodes > maxNodes || depth > maxDepth {
+			return model.Fail(model.InvalidArgument, nil, "the XML is deeper than %d or has more than %d parts", maxDepth, maxNodes)
+		}
+	}
+}
+
 // Parse reads a <domain>.
-func Parse(xml string) (Domain, error) {
-	root, err := Read(xml, "domain")
+func Parse(description string) (Domain, error) {
+	root, err := Read(description, "domain")
 	if err != nil {
 		return Domain{}, err
 	}
