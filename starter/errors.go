@@ -30,12 +30,16 @@ func (c *Client) failure(ctx context.Context, err error, about subject) error {
 		unavailable *serviceerror.Unavailable
 		deadline    *serviceerror.DeadlineExceeded
 		notReady    *serviceerror.WorkflowNotReady
+		denied      *serviceerror.PermissionDenied
 		timeout     *client.WorkflowUpdateServiceTimeoutOrCanceledError
 		f           *model.Failure
 	)
 	switch {
 	case errors.As(err, &app):
 		f = fromWire(app, about)
+	case errors.As(err, &denied):
+		f = model.Fail(model.Refused, nil, "the certificate in use may not do this").WithVM(about.vm).WithHost(about.host).
+			WithTry("understudy ca show FOLDER: an operator's is needed (docs/SECURITY.md)")
 	case errors.As(err, &noNamespace):
 		f = model.Fail(model.Unreachable, nil, "Temporal at %s has no such namespace: no server has prepared it (%s)", c.address, noNamespace.Message).
 			WithTry("understudy server, or --namespace NAME")
