@@ -34,6 +34,13 @@ type FailoverIn struct {
 	// Action, Networks and Probes are of the policy.
 	Action   model.Isolation   `json:"action,omitempty"`
 	Networks map[string]string `json:"networks,omitempty"`
+	Probes   []model.Probe     `json:"probes,omitempty"`
+	// ByPerson: it goes on when the old host is heard again; otherwise it is taken back then, because nothing is wrong.
+	ByPerson bool `json:"by_person,omitempty"`
+	// Silence is why it was begun: nothing but that the old host is not heard.
+	Silence bool `json:"silence,omitempty"`
+	// Hold waits for a person's commit or rollback once the VM runs, for HoldLimit at most.
+	Hold bool `json:"hold,omitempty"`
 	// Parent is the workflow that gets child-finished; empty for none.
 	Parent string `json:"parent,omitempty"`
 	// Planned makes it a switchover; nil for a failover.
@@ -82,6 +89,12 @@ type FailoverOut struct {
 	Downtime time.Duration `json:"downtime_ns,omitempty"`
 	// Planned says that it was a switchover.
 	Planned bool `json:"planned,omitempty"`
+	// HeldUntil is when it commits by itself; nil unless it waits for a person.
+	HeldUntil *time.Time `json:"held_until,omitempty"`
+	// TakenBackBy is the person who rolled it back or abandoned it.
+	TakenBackBy string `json:"taken_back_by,omitempty"`
+	// HeardAgain: it was taken back because the old host was heard before anything proved it off.
+	HeardAgain bool `json:"heard_again,omitempty"`
 }
 
 // ChildFinishedIn is how a failover reports: its parent may have continued as new meanwhile.

@@ -73,6 +73,7 @@ type FailoverBrief struct {
 	Error      string           `json:"error,omitempty"`
 	Result     *FailoverOut     `json:"result,omitempty"`
 	Planned    bool             `json:"planned,omitempty"` // a switchover
+	Hold       bool             `json:"hold,omitempty"`    // it waits for commit or rollback once the VM runs
 }
 
 // Alert is a state a person should know of; raised and cleared by the workflow.
@@ -144,11 +145,18 @@ type ProtectState struct {
 	Admission *Admission `json:"admission,omitempty"`
 	// Points is how many the standby's store had after the newest was committed.
 	Points int `json:"points,omitempty"`
+	// Rediscover says that this run was begun from the record: points and hosts are looked for first.
+	Rediscover bool `json:"rediscover,omitempty"`
+	// KeptPolicy and KeptStandby are what the record was told last.
+	KeptPolicy  int          `json:"kept_policy,omitempty"`
+	KeptStandby model.HostID `json:"kept_standby,omitempty"`
 	// Restarts are when the VM was started again where it died, newest last.
 	Restarts []time.Time `json:"restarts,omitempty"`
 	// Lease is what binds the primary; nil until it was told. Grantor is the control plane's own; nil when it grants nothing.
 	Lease   *LeaseState    `json:"lease,omitempty"`
 	Grantor *model.Grantor `json:"grantor,omitempty"`
+	// StandbySilentAt is since when the standby is not heard; nil when it is.
+	StandbySilentAt *time.Time `json:"standby_silent_at,omitempty"`
 	// Leases are the hosts' parts in leases, by host.
 	Leases map[string]HostLease `json:"leases,omitempty"`
 	// Decisions are the last ones, newest last, at most 20; left out of describe (the explain query has them).
@@ -189,6 +197,7 @@ type FailoverTrigger struct {
 	Seq       model.Seq `json:"seq,omitempty"`
 	// Planned asks for a switchover.
 	Planned *SwitchoverRequestIn `json:"planned,omitempty"`
+	Hold    bool                 `json:"hold,omitempty"` // commit or roll back when it runs
 }
 
 // InFlight is the cycle under way, for progress bars and for cleaning up after a failure.
@@ -275,6 +284,8 @@ type FailoverRequestIn struct {
 	Force bool `json:"force,omitempty"`
 	// Seq chooses a point; 0 takes the newest verified one.
 	Seq model.Seq `json:"seq"`
+	// Hold keeps it open for commit or rollback once the VM runs.
+	Hold bool `json:"hold,omitempty"`
 }
 
 // FailoverRequestOut names the failover that runs.
