@@ -30,6 +30,8 @@ func (c *Control) Register(r contract.Registry) {
 	contract.Claim.Register(r, c.claim)
 	contract.Permit.Register(r, c.permit)
 	contract.ReadRecord.Register(r, c.read)
+	contract.Keep.Register(r, c.keep)
+	contract.ListRecords.Register(r, c.list)
 	contract.SetMode.Register(r, c.setMode)
 	contract.DropRecord.Register(r, c.drop)
 	contract.FencePower.Register(r, c.fence)
@@ -44,6 +46,15 @@ func (c *Control) begin(ctx context.Context, in contract.PermitIn) (contract.Rec
 // told adds this grantor: its address may change from one server to the next.
 func (c *Control) told(rec model.Record) contract.RecordOut {
 	return contract.RecordOut{Record: rec, Grantor: c.Grantor}
+}
+
+func (c *Control) keep(ctx context.Context, in contract.KeepIn) (contract.None, error) {
+	return contract.None{}, toWire(c.Records.Keep(ctx, in.VM.UUID, in.Standby, in.Policy))
+}
+
+func (c *Control) list(ctx context.Context, _ contract.None) (contract.RecordsOut, error) {
+	all, err := c.Records.List(ctx)
+	return contract.RecordsOut{Records: list(all)}, toWire(err)
 }
 
 func (c *Control) setMode(ctx context.Context, in contract.SetModeIn) (contract.RecordOut, error) {

@@ -117,6 +117,8 @@ func (p *protection) run(ctx workflow.Context) error {
 			return p.retire(ctx)
 		case p.failingOver():
 			p.awaitFailover(ctx)
+		case p.st.Rediscover:
+			p.rediscover(ctx)
 		case p.st.TakeUp && !p.silent(p.st.Primary):
 			p.takeUp(ctx)
 		case p.mayRestart(ctx):
@@ -132,6 +134,7 @@ func (p *protection) run(ctx workflow.Context) error {
 		case !p.st.StandbyReady:
 			p.prepareStandby(ctx)
 		default:
+			p.keep(ctx)
 			p.bind(ctx)
 			p.bootDue(ctx)
 			p.step(ctx)

@@ -13,5 +13,6 @@ func Register(r worker.Registry) {
 	r.RegisterWorkflowWithOptions(FailoverVM, workflow.RegisterOptions{Name: contract.FailoverVMName})
 	r.RegisterWorkflowWithOptions(TestFailoverVM, workflow.RegisterOptions{Name: contract.TestFailoverName})
 	r.RegisterWorkflowWithOptions(Recovery, workflow.RegisterOptions{Name: contract.RecoveryName})
+	r.RegisterWorkflowWithOptions(Recover, workflow.RegisterOptions{Name: contract.RecoverName})
 	r.RegisterWorkflowWithOptions(HostWatch, workflow.RegisterOptions{Name: contract.HostWatchName})
 }

@@ -15,6 +15,7 @@ const silentPause = 30 * time.Second
 // prepareStandby makes the returning host the standby: it gives up its old copy durably, is checked, and is watched again.
 // The first point on it stands alone: what its store holds is of an older role.
 func (p *protection) prepareStandby(ctx workflow.Context) {
+	p.keep(ctx)
 	p.bind(ctx)
 	if c := p.decideStandby(ctx); c.StartIn > 0 {
 		p.rest(ctx, c)

@@ -223,6 +223,13 @@ func (w *world) serveControl() {
 			Generation: in.Generation, Host: in.Host, Attempt: in.Attempt, Evidence: in.Evidence, Mode: in.Mode, Terms: in.Terms,
 		}))
 	})
+	serve(w, contract.Keep, func(_ *fakeHost, in contract.KeepIn) (contract.None, error) {
+		return contract.None{}, wire(w.records.Keep(ctx, in.VM.UUID, in.Standby, in.Policy))
+	})
+	serve(w, contract.ListRecords, func(*fakeHost, contract.None) (contract.RecordsOut, error) {
+		all, err := w.records.List(ctx)
+		return contract.RecordsOut{Records: all}, wire(err)
+	})
 	serve(w, contract.ReadRecord, func(_ *fakeHost, in contract.Fence) (contract.RecordOut, error) {
 		return record(w.records.Read(ctx, in.VM.UUID))
 	})

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -192,6 +193,42 @@ func (r *Records) Grant(in RenewIn) RenewOut {
 		out.Answers = append(out.Answers, ans)
 	}
 	return out
+}
+
+// Keep puts what a protection is beside its record. It changes nobody's permission.
+func (r *Records) Keep(_ context.Context, uuid string, standby model.HostID, policy model.Policy) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec, err := r.read(uuid)
+	if err != nil {
+		return err
+	}
+	rec.Standby, rec.Policy = standby, &policy
+	_, err = r.write(rec)
+	return err
+}
+
+// List gives all records. One that cannot be read is an error: nobody may take it for one that is not there.
+func (r *Records) List(_ context.Context) ([]model.Record, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	names, err := filepath.Glob(filepath.Join(r.dir, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var all []model.Record
+	for _, n := range names {
+		id := strings.TrimSuffix(filepath.Base(n), ".json")
+		if !model.ValidUUID(id) {
+			continue
+		}
+		rec, err := r.read(id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rec)
+	}
+	return all, nil
 }
 
 // Drop forgets a VM, after unprotect. A missing record is success.

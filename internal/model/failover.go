@@ -35,9 +35,13 @@ type Record struct {
 	PermitHost HostID     `json:"permit_host"`
 	Evidence   *Evidence  `json:"evidence,omitempty"` // of the last permit
 	// Mode of the permitted generation as the control plane believes it: never laxer than the holder's. Terms are the holder's.
-	Mode      LeaseMode  `json:"mode,omitempty"`
-	Terms     LeaseTerms `json:"terms"`
-	UpdatedAt time.Time  `json:"updated_at"`
+	Mode  LeaseMode  `json:"mode,omitempty"`
+	Terms LeaseTerms `json:"terms"`
+	// Standby and Policy are what the protection was when it was last kept here: it is begun again from them when Temporal's
+	// database is lost. No permission rests on them.
+	Standby   HostID    `json:"standby,omitempty"`
+	Policy    *Policy   `json:"policy,omitempty"`
+	UpdatedAt time.Time `json:"updated_at"`
 }
 
 // Open says that a takeover is under way.
