@@ -47,13 +47,13 @@ func (g *Guard) order(v *vm, at model.BootTime) (late string) {
 	return late
 }
 
-// turn notes a new order. The time runs on while one way to stand follows another.
+// turn notes a new order. The time runs on while one way to stand follows another that was not proved.
 func (c *copyOf) turn(want order, why string, at model.BootTime) {
 	if want == c.want {
 		c.why = why
 		return
 	}
-	if c.want == mayRun || want == mayRun {
+	if c.want == mayRun || want == mayRun || c.proved {
 		c.since = at
 	}
 	c.want, c.why, c.proved = want, why, false
