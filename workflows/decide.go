@@ -33,7 +33,7 @@ type decided struct {
 func (p *protection) decide(ctx workflow.Context) model.Cadence {
 	in := p.cadenceInput(workflow.Now(ctx))
 	why := cadence.Explain(in)
-	d := decided{why.Cadence, inWords(quantities(why)), seconds(quantity(why, "cycle") - quantity(why, "fixed cost"))}
+	d := decided{why.Cadence, inWords(quantities(why)), seconds(quantity(why, "transfer"))}
 	if err := workflow.SideEffect(ctx, func(workflow.Context) any { return d }).Get(&d); err != nil {
 		p.log.Error("a recorded decision cannot be read", "error", err)
 	}
@@ -54,7 +54,7 @@ func (p *protection) decide(ctx workflow.Context) model.Cadence {
 // lawful says that the law itself decided, and not a person, a failure or an idle guest.
 func lawful(b model.Binding) bool {
 	switch b {
-	case model.BindingSlack, model.BindingLoad, model.BindingTMin, model.BindingAllocator:
+	case model.BindingSlack, model.BindingLoad, model.BindingTMin, model.BindingAllocator, model.BindingCPU:
 		return true
 	case model.BindingIdle, model.BindingSeed, model.BindingRequest, model.BindingRetry, model.BindingPaused, model.BindingWaiting, model.BindingRunning:
 	}
@@ -79,6 +79,7 @@ func (p *protection) cadenceInput(now time.Time) cadence.Input {
 		Learned: &l.Learned, Share: l.share(eff.MaxBandwidth), Crowd: l.LinkUse, Period: cadence.Period(eff.RPO),
 		SampledAt: p.lastCapture(), Dirty: -1, // nothing was written at the instant of the capture
 	}
+	in.Apart = p.apart()
 	if st.Totals.Cycles == 1 && p.shared() {
 		in.Phase = allocate.FirstPhase(p.vm.UUID, eff.RPO)
 	}

@@ -36,6 +36,7 @@ const (
 	BindingTMin  Binding = "tmin"  // least distance of two captures
 	// BindingAllocator: other VMs of the host use the link too.
 	BindingAllocator Binding = "allocator"
+	BindingCPU       Binding = "cpu"     // the CPU budget keeps captures apart, as far as the target allows
 	BindingRunning   Binding = "running" // a cycle is under way
 	BindingIdle      Binding = "idle"    // nothing was written: no cycle is needed
 	BindingSeed      Binding = "seed"    // there is no committed point yet

@@ -1,10 +1,8 @@
 // Package cadence decides when the next cycle of a protection starts. Pure: the time is an argument.
 //
-// The law is the latest safe start of references/adaptive.md, section 3, limited by the age limit that follows the load of
+// The law (law.go) is the latest safe start of references/adaptive.md, section 3, limited by the age limit that follows the load of
 // the link: the cost of a cycle per second falls with the distance of two captures, so a start is put off until the slack
-// is used, and never further. Two things differ from that study on purpose. The aim is AtRisk (75 %) of the RPO target and
-// not the target itself, so that an exposure beyond it means that something is wrong, which is what the alert says. And the
-// duration of a cycle comes from the recent cycles alone (estimate.go); the estimator of unique dirty bytes comes later.
+// is used, and never further. docs/POLICY.md derives it.
 package cadence
 
 import (
@@ -14,12 +12,8 @@ import (
 	"understudy/internal/model"
 )
 
-// AtRisk is the share of the RPO target at which a point is planned to be verified; beyond it an exposure is "at risk".
-const AtRisk = 0.75
-
 const (
-	tminShare = 0.1                    // least distance of two captures, against storms when nothing fits
-	tolerance = 250 * time.Millisecond // a timer under a second fires after a second: start at once instead
+	tminShare = 0.1 // least distance of two captures, against storms when nothing fits
 	minPoll   = 2 * time.Second
 	maxPoll   = 5 * time.Minute
 	maxWait   = 30 * time.Second // of a retry
@@ -32,16 +26,13 @@ type Input struct {
 	Committed   bool       // there is a verified point to build on
 	LastCapture time.Time  // zero when there was none
 	Oldest      *time.Time // oldest write not in a verified point, one sample earlier; nil when nothing was written
-	Dirty       int64      // bytes to look at now; negative when unknown
-	WriteRate   float64    // bytes/s now
-	Samples     []Sample   // recent cycles, oldest first
 	RetryAt     *time.Time // end of the back-off after a failure
 	Requested   bool
 	Paused      bool
 	Hindered    string // why no cycle can be run now (the VM is off, a host is silent); empty when one can
 
-	// With Learned the full law decides (law.go); without it the simple one, which knows only Samples.
-	Learned   *Learned
+	Learned   *Learned      // nil: nothing is known, and the law is careful
+	Dirty     int64         // bytes in dirty clusters now; negative when unknown
 	Written   int64         // bytes by the write counters since the last capture; negative when unknown
 	Since     int64         // of Written, what came after Dirty was asked for
 	SampledAt time.Time     // of Written and Dirty; zero: now
@@ -49,11 +40,13 @@ type Input struct {
 	Share     float64       // bytes/s granted on the link; 0: what was measured
 	Crowd     float64       // use of the host's link by all its protections, 0..; 0: alone
 	Phase     time.Duration // the age at which the next capture is due, so that captures of many VMs are not in step; 0: any
+	Apart     time.Duration // captures are at least so far apart because of a CPU budget, as far as the RPO allows
 	Running   bool          // a cycle is under way: libvirt allows one backup job a domain
 }
 
 // Decide says when the next cycle starts, why, and which constraint binds.
 func Decide(in Input) model.Cadence {
+	in = in.known()
 	switch {
 	case in.Paused:
 		return in.look(IdlePoll(in.RPO), model.BindingPaused, "paused by a person")
@@ -70,11 +63,15 @@ func Decide(in Input) model.Cadence {
 	case in.Oldest == nil:
 		return in.look(IdlePoll(in.RPO), model.BindingIdle, "nothing was written since the last point")
 	}
-	if in.Learned != nil {
-		c, _ := in.full()
-		return c
+	return in.full()
+}
+
+// known is in with what was learned, which may be nothing.
+func (in Input) known() Input {
+	if in.Learned == nil {
+		in.Learned = &Learned{}
 	}
-	return in.law()
+	return in
 }
 
 // IdlePoll is how often an idle VM is looked at. Half of the target: when the agent's signal about the first write is lost,
@@ -90,28 +87,6 @@ func Backoff(failures int, rpo time.Duration) time.Duration {
 		wait *= 2
 	}
 	return min(wait, top)
-}
-
-func (in Input) law() model.Cadence {
-	e := NewEstimate(in.Samples)
-	d := e.Duration(in.Dirty)
-	aim := scale(in.RPO, AtRisk)
-	slack := in.Oldest.Add(aim).Sub(in.Now) - d
-	// While we wait the guest writes on and the cycle grows: slack shrinks by 1 + rate/throughput a second.
-	wait := scale(slack, 1/(1+max(in.WriteRate, 0)/e.Rate))
-	c := in.start(wait, model.BindingSlack, fmt.Sprintf("verified by %s of the target when the cycle takes %s", percent(AtRisk), round(d)))
-
-	if limit := scale(in.RPO, e.AgeLimit()); in.Oldest.Add(limit).Sub(in.Now) < wait {
-		c = in.start(in.Oldest.Add(limit).Sub(in.Now), model.BindingLoad,
-			fmt.Sprintf("the link is busy %s of the time: not older than %s", percent(e.Load), round(limit)))
-	}
-	if c.StartIn < tolerance {
-		c = in.start(0, c.Binding, c.Reason)
-	}
-	if tmin := in.LastCapture.Add(scale(in.RPO, tminShare)).Sub(in.Now); !in.LastCapture.IsZero() && c.StartIn < tmin {
-		return in.start(tmin, model.BindingTMin, fmt.Sprintf("captures are at least %s apart", round(scale(in.RPO, tminShare))))
-	}
-	return c
 }
 
 func (in Input) start(wait time.Duration, b model.Binding, reason string) model.Cadence {

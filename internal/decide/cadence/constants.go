@@ -22,7 +22,7 @@ type Constants struct {
 	HalfLives    float64 // of RPO: the memory is the larger of the two
 	PaceShare    float64 // of RPO: time constant of the smoothed growth
 	TMin         float64 // of RPO
-	RetryRoom    bool    // room for a whole failed attempt
+	RetryRoom    float64 // of RPO: cycles up to so long have room for a whole second attempt
 }
 
 // Defaults are what is used.
@@ -30,12 +30,14 @@ func Defaults() Constants {
 	return Constants{
 		MarginShare: 0.05, MarginLeast: 0.5, WorstFactor: 3.5, WorstMargin: 0.2, PeriodShare: 1.0 / 40, FixedQ: 0.99, GuardQ: 0.95, RatioQ: 0.9,
 		Slope: 0.6, Curve: 0.4, LeastLimit: 0.22, Live: true, Reserve: 0.5, ReserveFrom: 0.25,
-		HalfLife: 10 * time.Minute, HalfLives: 4, PaceShare: 0.1, TMin: tminShare,
+		HalfLife: 10 * time.Minute, HalfLives: 4, PaceShare: 0.1, TMin: tminShare, RetryRoom: 0.08,
 	}
 }
 
 const (
 	seedGuard   = 0.7 // of the throughput of the seeding
+	fewSamples  = 8
+	coldGuard   = 2.0 // on the transfer, with fewer samples
 	coldFixed   = 1.0 // s, least fixed cost while few cycles were seen
 	unseenWire  = 0.6 // bytes sent per byte changed beyond the sizes seen, at least
 	reaction    = 0.3 // s from the decision to the instant of the capture

@@ -24,8 +24,9 @@ type Quantity struct {
 
 // Explain decides as Decide does and says why.
 func Explain(in Input) Explanation {
+	in = in.known()
 	e := Explanation{Cadence: Decide(in), At: in.Now}
-	if in.Learned == nil || in.Oldest == nil {
+	if in.Oldest == nil {
 		e.Change = plainChange(e.Cadence.Binding)
 		return e
 	}
@@ -35,11 +36,11 @@ func Explain(in Input) Explanation {
 		{"changed bytes", compact(t.b), "B"}, {"written", float64(in.Written), "B"}, {"dirty clusters", float64(in.Dirty), "B"},
 		{"growth", compact(t.g), "B/s"}, {"growth with reserve", compact(t.gReserve), "B/s"}, {"throughput", compact(t.rate), "B/s"},
 		{"fixed cost", compact(t.e.Fixed), "s"}, {"guard", compact(t.e.Guard), "x"}, {"bytes sent per changed byte", compact(t.e.Wire), "x"},
-		{"cycle", compact(t.d), "s"}, {"slack", compact(t.slack), "s"}, {"load", compact(t.load), "share"}, {"age limit", compact(t.limit), "s"},
+		{"transfer", compact(t.once() - t.e.Fixed), "s"}, {"cycle", compact(t.d), "s"}, {"slack", compact(t.slack), "s"}, {"load", compact(t.load), "share"}, {"age limit", compact(t.limit), "s"},
 		{"use of the host's link", in.Crowd, "share"}, {"cycles learned from", float64(in.Learned.Cycles), ""},
 	}
 	switch e.Cadence.Binding {
-	case model.BindingSlack, model.BindingLoad, model.BindingTMin, model.BindingAllocator:
+	case model.BindingSlack, model.BindingLoad, model.BindingTMin, model.BindingAllocator, model.BindingCPU:
 		e.Change = in.counterfactuals(e.Cadence)
 	default:
 		e.Change = plainChange(e.Cadence.Binding)
@@ -72,6 +73,7 @@ func (in Input) counterfactuals(now model.Cadence) []string {
 	ask("without a burst remembered", func(_ *Input, l *Learned) { l.Growth = Peak{} })
 	ask("with an RPO half as long again", func(i *Input, _ *Learned) { i.RPO += i.RPO / 2 })
 	ask("with the link to itself", func(i *Input, _ *Learned) { i.Crowd = 0 })
+	ask("without the CPU budget", func(i *Input, _ *Learned) { i.Apart = 0 })
 	return out
 }
 
@@ -87,7 +89,7 @@ func plainChange(b model.Binding) []string {
 		return []string{"the end of the back-off, or a request"}
 	case model.BindingRunning:
 		return []string{"the end of the cycle under way"}
-	case model.BindingSeed, model.BindingRequest, model.BindingSlack, model.BindingLoad, model.BindingTMin, model.BindingAllocator:
+	case model.BindingSeed, model.BindingRequest, model.BindingSlack, model.BindingLoad, model.BindingTMin, model.BindingAllocator, model.BindingCPU:
 	}
 	return nil
 }

@@ -89,13 +89,17 @@ func (t terms) ageLimit() float64 {
 	return max(t.k.LeastLimit, 1-t.k.Slope*u-t.k.Curve*u*u) * t.rpo
 }
 
+// once is a cycle that starts now and does not fail.
+func (t terms) once() float64 { return t.e.Fixed + t.moves(t.at(t.pace())) }
+
 func (t terms) duration(changed float64) float64 {
 	d := t.e.Fixed + t.moves(changed)
-	if t.k.RetryRoom {
-		return 2 * d
-	}
-	return d
+	return max(d, min(2*d, t.retry()))
 }
+
+// retry is the room up to which a whole second attempt is planned for. A cycle that is longer than half of it has room for a
+// part of one only, and one that is longer than all of it has none: there the price would be a cycle in two.
+func (t terms) retry() float64 { return 2 * t.k.RetryRoom * t.rpo }
 
 func (t terms) moves(changed float64) float64 {
 	return min(t.e.Guard*t.e.wire(changed)/t.rate, 86400)
@@ -110,17 +114,23 @@ func (t terms) wait() float64 {
 	return max(min(x, max(t.waitAt(t.gReserve), t.k.ReserveFrom*t.rpo-t.age)), 0)
 }
 
-// waitAt solves slack(x) = 0. The duration is piecewise linear in the bytes, with one bend at the size seen.
+// waitAt solves slack(x) = 0: with the cycle alone, and with as much of a second attempt as is planned for.
 func (t terms) waitAt(g float64) float64 {
+	x := t.waitFor(g, 1)
+	if t.k.RetryRoom <= 0 {
+		return x
+	}
+	return max(min(x, max(t.waitFor(g, 2), t.rpo-t.margin-t.age-t.retry())), 0)
+}
+
+// waitFor solves it for so many attempts. The duration is piecewise linear in the bytes, with one bend at the size seen.
+func (t terms) waitFor(g, attempts float64) float64 {
 	b := t.at(g)
-	slack := t.rpo - t.margin - t.age - t.duration(b)
+	slack := t.rpo - t.margin - t.age - attempts*(t.e.Fixed+t.moves(b))
 	if slack <= 0 {
 		return 0
 	}
-	per := t.e.Guard * g / t.rate
-	if t.k.RetryRoom {
-		per *= 2
-	}
+	per := attempts * t.e.Guard * g / t.rate
 	low, high := per*t.e.Wire, per*max(t.e.Wire, unseenWire)
 	if room := t.e.Size - b; room > 0 && g > 0 {
 		bend := room / g
@@ -140,11 +150,16 @@ func (in Input) period() time.Duration {
 }
 
 // full is the law of references/adaptive.md, section 3: the latest safe start, never beyond the age limit.
-func (in Input) full() (model.Cadence, terms) {
+func (in Input) full() model.Cadence {
 	t := in.terms()
 	x := t.wait()
-	c := in.start(span(x), model.BindingSlack, fmt.Sprintf("a cycle over %s takes up to %s and must be verified at an age of %s",
-		bytesText(t.b), round(span(t.d)), round(span(t.rpo-t.margin))))
+	safe := x
+	room := ""
+	if t.d >= 1.5*t.once() {
+		room = ", with room to fail once,"
+	}
+	c := in.start(span(x), model.BindingSlack, fmt.Sprintf("a cycle over %s takes up to %s%s and must be verified at an age of %s",
+		bytesText(t.b), round(span(t.d)), room, round(span(t.rpo-t.margin))))
 	if left := t.limit - t.age; left < x {
 		x = max(left, 0)
 		c = in.start(span(x), model.BindingLoad, fmt.Sprintf("the share of the link is busy %s of the time: not older than %s", percent(t.load), round(span(t.limit))))
@@ -158,6 +173,10 @@ func (in Input) full() (model.Cadence, terms) {
 		x = max(left, 0)
 		c = in.start(span(x), model.BindingAllocator, fmt.Sprintf("the first capture after the seeding is made at an age of %s, this VM's own phase", round(in.Phase)))
 	}
+	if left := min(in.LastCapture.Add(in.Apart).Sub(in.Now).Seconds(), safe); in.Apart > 0 && left > x {
+		x = left
+		c = in.start(span(x), model.BindingCPU, fmt.Sprintf("captures are %s apart for the CPU budget, unless the target needs one sooner", round(in.Apart)))
+	}
 	if x < shortest {
 		c = in.start(0, c.Binding, c.Reason)
 		x = 0
@@ -165,25 +184,25 @@ func (in Input) full() (model.Cadence, terms) {
 	if t.tmin > x {
 		c = in.start(span(t.tmin), model.BindingTMin, fmt.Sprintf("captures are at least %s apart", round(span(t.k.TMin*t.rpo))))
 	}
-	return c, t
+	return c
 }
 
 // Moves is the predicted time of replicate and verify for a start now, without guard: what a cycle is compared with.
 func (in Input) Moves() time.Duration {
-	if in.Learned == nil || in.Oldest == nil {
+	if in.Oldest == nil {
 		return 0
 	}
-	t := in.terms()
+	t := in.known().terms()
 	return span(t.e.wire(t.b) / t.rate)
 }
 
 // Poll says when the size of the dirty clusters is asked for again: often when the slack is short, at once when the
 // counters jumped, never sooner than the counters themselves are read. A start always rests on a size younger than that.
 func (in Input) Poll() time.Duration {
-	if in.Learned == nil || in.Oldest == nil {
+	if in.Oldest == nil {
 		return IdlePoll(in.RPO)
 	}
-	t := in.terms()
+	t := in.known().terms()
 	if t.g*t.h > bigJump*max(t.b, jumpFloor) {
 		return 0
 	}

@@ -42,6 +42,7 @@ func drawFull(t *rapid.T) Input {
 	i := Input{
 		Now: noon, RPO: rpo, Committed: true, LastCapture: noon.Add(-since), Oldest: ago(drawDuration(t, "age", 2*rpo)),
 		Learned: drawLearned(t, rpo), Written: rapid.Int64Range(0, 1<<36).Draw(t, "w"), Dirty: rapid.Int64Range(-1, 1<<36).Draw(t, "q"),
+		Apart: rapid.SampledFrom([]time.Duration{0, 0, rpo / 4, 10 * rpo}).Draw(t, "apart"),
 		Crowd: rapid.SampledFrom([]float64{0, 0, 0.3, 0.9, 3}).Draw(t, "crowd"),
 	}
 	i.Learned.Look(Counters{noon, i.Written, -1}, i.LastCapture, rpo)
@@ -54,7 +55,7 @@ func TestFullLawBoundsAndReasons(t *testing.T) {
 		i := drawFull(t)
 		got := Decide(i)
 		require.Equal(t, got, Decide(i), "same inputs, same decision")
-		require.Contains(t, []model.Binding{model.BindingSlack, model.BindingLoad, model.BindingTMin, model.BindingAllocator}, got.Binding)
+		require.Contains(t, []model.Binding{model.BindingSlack, model.BindingLoad, model.BindingTMin, model.BindingAllocator, model.BindingCPU}, got.Binding)
 		require.NotEmpty(t, got.Reason)
 		require.GreaterOrEqual(t, got.StartIn, time.Duration(0))
 		require.LessOrEqual(t, got.StartIn, i.RPO)

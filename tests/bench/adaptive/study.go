@@ -41,12 +41,15 @@ product resumes a large one, the model does not). Cycles in % of fixed RPO/2 wit
 | RPO s | capacity | schedule | failed attempts | cycles | late % | worst % | events | max |
 |---|---|---|---|---|---|---|---|---|
 `)
-	careful := cadence.Defaults()
-	careful.RetryRoom = true
+	careful, late := cadence.Defaults(), cadence.Defaults()
+	careful.RetryRoom, late.RetryRoom = 1, 0
 	list := []schedule{
 		adaptive(),
 		{"adaptive, room for one failed attempt", func(b *simulate.Bed, _ time.Duration) simulate.Result {
 			return b.Run(&simulate.Adaptive{Constants: &careful})
+		}},
+		{"adaptive, no room for a failed attempt", func(b *simulate.Bed, _ time.Duration) simulate.Result {
+			return b.Run(&simulate.Adaptive{Constants: &late})
 		}},
 		half(true),
 		{"last-duration planner", func(b *simulate.Bed, _ time.Duration) simulate.Result { return b.Run(&simulate.LastDurations{}) }},
@@ -233,6 +236,8 @@ func variants() []variant {
 		{"growth smoothed over RPO/5", func(k *cadence.Constants) { k.PaceShare = 0.2 }},
 		{"least distance 0.05 RPO", func(k *cadence.Constants) { k.TMin = 0.05 }},
 		{"least distance 0.2 RPO", func(k *cadence.Constants) { k.TMin = 0.2 }},
-		{"room for a failed attempt", func(k *cadence.Constants) { k.RetryRoom = true }},
+		{"no room for a failed attempt", func(k *cadence.Constants) { k.RetryRoom = 0 }},
+		{"room for one in cycles up to 0.04 RPO", func(k *cadence.Constants) { k.RetryRoom = 0.04 }},
+		{"room for one whatever the cycle takes", func(k *cadence.Constants) { k.RetryRoom = 1 }},
 	}
 }
