@@ -85,6 +85,7 @@ type Granted struct {
 	Limited bool  // it was kept waiting by its grant
 	Reason  string
 	LinkUse float64
+	CPU     time.Duration // of the agent, for this transfer
 }
 
 // Store is the standby's replicas: stages 3 (Prove) and 4.

@@ -58,7 +58,7 @@ func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (cont
 		looked += d.ReadBytes
 	}
 	leave()
-	out.Granted, out.Limited, out.LinkUse = granted.Rate, granted.Limited, granted.LinkUse
+	out.Granted, out.Limited, out.LinkUse, out.CPU = granted.Rate, granted.Limited, granted.LinkUse, granted.CPU
 	if granted.Limited {
 		out.LimitedBy = granted.Reason
 	}

@@ -16,6 +16,7 @@ type policyFileView struct {
 	MessageType string     `json:"message_type"` // "policy"
 	File        string     `json:"file"`
 	Policy      policyView `json:"policy"`
+	Warnings    []string   `json:"warnings"` // what it asks for that may be impossible
 }
 
 func (e *env) policyCommand() *cli.Command {
@@ -70,10 +71,18 @@ func (e *env) policyCheck(c *cli.Context) error {
 		return err
 	}
 	if output != ui.Table {
-		return ui.Print(e.out, output, policyFileView{"policy", file, policyOf(p)})
+		return ui.Print(e.out, output, policyFileView{"policy", file, policyOf(p), append([]string{}, policy.Warnings(p)...)})
 	}
+	e.warnOf(p)
 	_, err = fmt.Fprintf(e.out, "%s: ok: %s\n", file, said(p))
 	return err
+}
+
+// warnOf tells what of a policy may be impossible.
+func (e *env) warnOf(p model.Policy) {
+	for _, w := range policy.Warnings(p) {
+		fmt.Fprintf(e.err, "warning: %s\n", w)
+	}
 }
 
 // said is a policy in words.
@@ -90,8 +99,30 @@ func said(p model.Policy) string {
 	if p.Freeze {
 		b.WriteString(", file systems frozen")
 	}
+	b.WriteString(limits(policyOf(p)))
 	for _, w := range windowsOf(p) {
 		fmt.Fprintf(&b, "\n  %s", w)
+	}
+	return b.String()
+}
+
+// limits are what a policy asks for beyond the usual.
+func limits(p policyView) string {
+	var b strings.Builder
+	if p.RTO > 0 {
+		fmt.Fprintf(&b, ", RTO %s", ui.Duration(seconds(p.RTO)))
+	}
+	if p.BootEvery > 0 {
+		fmt.Fprintf(&b, ", a point booted each %s", ui.Duration(seconds(p.BootEvery)))
+	}
+	if p.MaxStall > 0 {
+		fmt.Fprintf(&b, ", stall at most %g ms", p.MaxStall)
+	}
+	if p.CPUShare > 0 {
+		fmt.Fprintf(&b, ", about %.0f %% of a core", 100*p.CPUShare)
+	}
+	if n := len(p.Probes); n > 0 {
+		fmt.Fprintf(&b, ", %d probes", n)
 	}
 	return b.String()
 }

@@ -47,16 +47,38 @@ func TestPolicyCheckSaysWhatAFileMeansWithoutAskingAnybody(t *testing.T) {
 
 func TestPolicyCheckRefusesWithLines(t *testing.T) {
 	d := sit(t)
-	file := policyFile(t, "version: 1\nrpo: 1s\nrto: 5s\n")
+	file := policyFile(t, "version: 1\nrpo: 1s\nrto: 500ms\n")
 	require.Equal(t, 64, d.run("policy", "check", file))
 	require.Equal(t, "understudy: the policy file "+file+" is refused\n"+file+":2:6: an RPO is between 2s and 24h, not 1s\n"+
-		file+":3:1: rto: the time to recover is measured by each failover but no target is kept or watched by this version\n", d.stderr.String())
+		file+":3:6: an RTO is between 1s and 24h, not 500ms\n", d.stderr.String())
 	require.Equal(t, 64, d.run("policy", "check", "-o", "json", file))
 	require.Contains(t, d.stderr.String(), `"problems":[{"line":2,"column":6,"reason":"an RPO is between 2s and 24h, not 1s"}`)
 	require.Empty(t, d.stdout.String())
 	for _, args := range [][]string{{"policy"}, {"policy", "chek"}, {"policy", "check"}, {"policy", "check", file + "x"}, {"policy", "check", t.TempDir()}, {"policy", "check", "--nope"}, {"policy", "schema", "x"}} {
 		require.Equal(t, 64, d.run(args...), args)
 		require.Empty(t, d.stdout.String())
+	}
+}
+
+func TestPolicyCheckWarnsOfWhatMayBeImpossible(t *testing.T) {
+	d := sit(t)
+	file := policyFile(t, "version: 1\nrto: 10s\nbudgets: {stall: 50ms, cpu: 30%}\nverification: boot\n")
+	require.Equal(t, 0, d.run("policy", "check", file))
+	require.Contains(t, d.stderr.String(), "warning: rto 10s: without a fence device")
+	require.Contains(t, d.stdout.String(), "RTO 10.0 s, a point booted each 24 h 0 min, stall at most 50 ms, about 30 % of a core")
+	require.Equal(t, 0, d.run("policy", "check", "-o", "json", file))
+	require.NotEmpty(t, d.answer(t)["warnings"])
+	require.Equal(t, 10.0, d.answer(t)["policy"].(map[string]any)["rto_s"])
+}
+
+func TestFlagsSetBudgetsAndTargets(t *testing.T) {
+	d := sit(t)
+	spec := found(d)
+	require.Equal(t, 0, d.run("protect", "--standby", "host-b", "--rto", "5m", "--boot-every", "24h", "--salvage", "0", "--max-stall", "80ms", "--cpu", "25%", "db1"), d.stderr.String())
+	p := spec.Policy
+	require.Equal(t, []any{5 * time.Minute, 24 * time.Hour, time.Duration(0), 80 * time.Millisecond, 0.25}, []any{p.RTO, p.BootEvery, p.Salvage, p.MaxStall, p.CPUShare})
+	for _, bad := range [][]string{{"--rto", "1ms"}, {"--boot-every", "1m"}, {"--max-stall", "1ms"}, {"--cpu", "25"}, {"--cpu", "0.1%"}, {"--cpu", "x%"}, {"--salvage", "1h"}} {
+		require.Equal(t, 64, d.run(append(append([]string{"protect", "--standby", "host-b"}, bad...), "db1")...), bad)
 	}
 }
 

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -21,6 +23,11 @@ func policyFlags() []cli.Flag {
 		&cli.IntFlag{Name: "recover-in-place", DefaultText: "1", Usage: "a VM that dies on a host that is well is started again there up to `N` times in ten minutes before it moves"},
 		&cli.StringFlag{Name: "isolation", DefaultText: string(d.Isolation), Usage: "what the guard does to a VM whose host hears from nobody: freeze, kill, or keep (then a silent host needs a fence or a person)"},
 		&cli.IntFlag{Name: "guard-level", DefaultText: "2", Usage: "least `LEVEL` of the host's guard at which a lease that ran out is evidence: 1 process, 2 softdog, 3 hardware watchdog"},
+		&cli.DurationFlag{Name: "rto", DefaultText: "none", Usage: "how long the VM may be down in a failover, as `TIME`: test failovers are compared with it; 0 for none"},
+		&cli.DurationFlag{Name: "boot-every", DefaultText: "never", Usage: "boot a point in isolation each `TIME` (10m to 720h); 0 for never"},
+		&cli.DurationFlag{Name: "salvage", DefaultText: d.Salvage.String(), Usage: "read the last writes off a dead VM's disks for at most `TIME` before it moves; 0 does not try"},
+		&cli.DurationFlag{Name: "max-stall", DefaultText: "unbounded", Usage: "the guest may stand still for `TIME` in a capture; after a longer one its file systems are not frozen for a while; 0 for unbounded"},
+		&cli.StringFlag{Name: "cpu", DefaultText: "unbounded", Usage: "captures use about `SHARE` of one core, for example 25%, unless the RPO needs more; 0 for unbounded"},
 		&cli.BoolFlag{Name: "freeze", Usage: "freeze the guest's file systems around a snapshot (needs its guest agent)"},
 		&cli.StringFlag{Name: "bandwidth", DefaultText: "unbounded", Usage: "at most `SIZE` a second on the link, for example 12MB or 10MiB; 0 for unbounded"},
 		&cli.StringFlag{Name: "compression", DefaultText: d.Compression, Usage: "auto, off, fast, default or best"},
@@ -55,6 +62,18 @@ func policyFrom(c *cli.Context, p model.Policy, now time.Time) (model.Policy, er
 	}
 	if c.IsSet("guard-level") {
 		p.GuardLevel = c.Int("guard-level")
+	}
+	for name, to := range map[string]*time.Duration{"rto": &p.RTO, "boot-every": &p.BootEvery, "salvage": &p.Salvage, "max-stall": &p.MaxStall} {
+		if c.IsSet(name) {
+			*to = c.Duration(name)
+		}
+	}
+	if c.IsSet("cpu") {
+		n, err := strconv.ParseFloat(strings.TrimSuffix(c.String("cpu"), "%"), 64)
+		if err != nil || n != 0 && !strings.HasSuffix(c.String("cpu"), "%") {
+			return p, model.Fail(model.InvalidArgument, nil, "cpu: %q is not a share of one core", c.String("cpu")).WithTry("--cpu 25%")
+		}
+		p.CPUShare = n / 100
 	}
 	if c.IsSet("freeze") {
 		p.Freeze = c.Bool("freeze")

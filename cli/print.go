@@ -90,6 +90,7 @@ func story(c *call, v protectionView) error {
 	if v.Policy.Bandwidth > 0 {
 		fmt.Fprintf(&b, ", at most %s/s", ui.Bytes(v.Policy.Bandwidth))
 	}
+	b.WriteString(limits(v.Policy))
 	fmt.Fprintf(&b, "\nsince the beginning: %d points, %d failed, %s sent, largest exposure %s, %d violations\n", v.Totals.Cycles, v.Totals.Failures,
 		ui.Bytes(v.Totals.SentBytes), ui.Duration(seconds(v.Totals.MaxExposure)), v.Totals.Violations)
 	if w := v.Lease.words(); w != "" {

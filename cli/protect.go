@@ -71,6 +71,7 @@ func protect(c *call) error {
 	if err != nil {
 		return leaving(ctx, err, "the checks of %s go on. Try: understudy status %s", name, name)
 	}
+	c.warnOf(policy)
 	for _, w := range d.State.Warnings {
 		fmt.Fprintf(c.err, "warning: %s\n", w)
 	}

@@ -142,6 +142,16 @@ type policyView struct {
 	Hourly      int                `json:"hourly,omitempty"`
 	Daily       int                `json:"daily,omitempty"`
 	Windows     []string           `json:"windows,omitempty"` // of the calendar, in words
+	RTO         float64            `json:"rto_s,omitempty"`
+	BootEvery   float64            `json:"boot_every_s,omitempty"`
+	MaxStall    float64            `json:"max_stall_ms,omitempty"`
+	CPUShare    float64            `json:"cpu_share,omitempty"` // of one core
+	Salvage     float64            `json:"salvage_s,omitempty"`
+	Probes      []model.Probe      `json:"probes,omitempty"`
+	Networks    map[string]string  `json:"networks,omitempty"`
+	Isolation   model.Isolation    `json:"isolation,omitempty"`
+	GuardLevel  int                `json:"guard_level,omitempty"`
+	InPlace     int                `json:"recover_in_place,omitempty"`
 }
 
 type inFlightView struct {
@@ -276,6 +286,8 @@ func policyOf(p model.Policy) policyView {
 	return policyView{
 		Version: p.Version, RPO: p.RPO.Seconds(), Tier: p.Tier, KeepLast: p.KeepLast, Failover: p.Failover, Freeze: p.Freeze,
 		Bandwidth: p.MaxBandwidth, Compression: p.Compression, Hourly: p.Hourly, Daily: p.Daily, Windows: windowsOf(p),
+		RTO: p.RTO.Seconds(), BootEvery: p.BootEvery.Seconds(), MaxStall: p.MaxStall.Seconds() * 1000, CPUShare: p.CPUShare, Salvage: p.Salvage.Seconds(),
+		Probes: p.Probes, Networks: p.Networks, Isolation: p.Isolation, GuardLevel: p.GuardLevel, InPlace: p.RecoverInPlace,
 	}
 }
 

@@ -98,13 +98,14 @@ func (p *protection) snapshot(ctx workflow.Context) (capture, error) {
 	}
 	p.show(ctx)
 	in := contract.SnapshotIn{
-		Fence: p.fence(), Seq: ref.Seq, Parent: p.base(), Freeze: st.Policy.Freeze && !st.SkipFreeze,
+		Fence: p.fence(), Seq: ref.Seq, Parent: p.base(), Freeze: p.frozen(),
 		ForceResync: p.resyncReason(), RPO: p.rpo(ctx),
 	}
 	out, err := stage(p, ctx, contract.Snapshot, p.queue(st.Primary), fmt.Sprintf("point %d", ref.Seq), in)
 	if err != nil {
 		return capture{}, err
 	}
+	p.stalled(ctx, out, in.Freeze)
 	st.InFlight.TakenAt, st.InFlight.Origin, st.InFlight.DirtyBytes = out.TakenAt, out.Origin, out.DirtyBytes
 	if st.Assumed && out.Origin != nil {
 		st.Unreplicated, st.Assumed = out.Origin, false

@@ -28,7 +28,8 @@ type learned struct {
 	Ladder  cadence.Ladder `json:"ladder"`
 	Size    dirtySize      `json:"size"`
 	LinkUse float64        `json:"link_use"` // of the host's budget, by all
-	Granted int64          `json:"granted"`  // bytes/s, when the grant was less than the transfer could have used
+	CPU     spent          `json:"cpu"`
+	Granted int64          `json:"granted"` // bytes/s, when the grant was less than the transfer could have used
 }
 
 // dirtySize is the newest answer about the dirty clusters, and what the counters said then.
@@ -149,6 +150,7 @@ func (p *protection) learnCycle(ctx workflow.Context, c capture, sent contract.R
 	if sent.SentBytes < smallTransfer && moved < shortTransfer && slower {
 		cycle.Fixed, cycle.Moved, cycle.Predicted = cycle.Fixed+moved, 0, 0
 	}
+	p.spend(ctx, sent.CPU, cycle.Interval)
 	l.Done(cycle, rpo)
 	l.Ladder = l.Ladder.Verified(p.putOff)
 }
@@ -217,6 +219,9 @@ func (p *protection) degraded() string {
 // compression is a level up while not everything fits and the primary has the CPU for it.
 func (p *protection) compression() string {
 	asked := p.st.Policy.Compression
+	if down := p.learned.CPU.Down; down > 0 && p.st.Policy.CPUShare > 0 {
+		return lower(asked, down)
+	}
 	if p.learned.Ladder.Step < cadence.Compress || p.st.Observed != nil && p.st.Observed.HostCPU > cpuBudget {
 		return asked
 	}

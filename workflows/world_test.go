@@ -75,7 +75,10 @@ type world struct {
 	unreplicated int64
 	slowBoot     time.Duration
 	readable     bool // a dead VM's disks can be read by its host's agent
-	guards       int  // level of every host's guard; 0: there are no leases
+	// stall is how long a capture holds the guest up, in ms; cpu what sending it takes.
+	stall  func(contract.SnapshotIn) float64
+	cpu    func(contract.ReplicateIn) time.Duration
+	guards int // level of every host's guard; 0: there are no leases
 }
 
 // fault is what an activity answers instead of, or (lost) after, doing its work.
@@ -268,8 +271,13 @@ func (w *world) serveStages() {
 		now := w.now()
 		origin := w.oldestWrite(now)
 		w.captured = now
+		stalled := 0.0
+		if w.stall != nil {
+			stalled = w.stall(in)
+		}
 		return contract.SnapshotOut{
-			Point: model.PointRef{Generation: in.Generation, Seq: in.Seq}, TakenAt: now, Consistency: model.CrashConsistent, Origin: origin,
+			StallMS: stalled,
+			Point:   model.PointRef{Generation: in.Generation, Seq: in.Seq}, TakenAt: now, Consistency: model.CrashConsistent, Origin: origin,
 			Disks: []model.SnapshotDisk{{Disk: model.Disk{Target: "vda"}, Mode: mode}}, DirtyBytes: 1 << 20,
 			WrittenBytes: 1 << 20,
 		}, nil
@@ -280,6 +288,9 @@ func (w *world) serveStages() {
 		if w.slow != nil {
 			out.SentBytes, out.Took = 1<<20, w.slow()
 			out.Disks[0].ChangedBytes = 1 << 20
+		}
+		if w.cpu != nil {
+			out.CPU = w.cpu(in)
 		}
 		if !in.From.IsZero() {
 			out.Compared, out.Disks[0].UnreplicatedBytes = true, w.unreplicated

@@ -99,6 +99,8 @@ type ReplicateOut struct {
 	Limited   bool    `json:"limited,omitempty"`
 	LimitedBy string  `json:"limited_by,omitempty"`
 	LinkUse   float64 `json:"link_use,omitempty"`
+	// CPU is what the agent used for it.
+	CPU time.Duration `json:"cpu_ns,omitempty"`
 	// Compared says that UnreplicatedBytes of the disks were counted.
 	Compared bool `json:"compared,omitempty"`
 }

@@ -13,6 +13,8 @@ const (
 	AlertStandbyFull      = "StandbyFull"
 	AlertStandbyNotReady  = "StandbyNotReady"  // the returning host cannot take replicas yet
 	AlertFreezeFailed     = "FreezeFailed"     // points are crash-consistent although the policy asks for more
+	AlertStallBudget      = "StallBudget"      // a capture held the guest up for longer than the policy allows
+	AlertCPUBudget        = "CPUBudget"        // captures use more CPU than the policy allows, and the RPO leaves no other way
 	AlertNeedsAttention   = "NeedsAttention"   // cycles fail and only a person can repair it
 	AlertStaleGeneration  = "StaleGeneration"  // a newer owner exists
 	AlertFenceUnconfirmed = "FenceUnconfirmed" // the old VM cannot be proved off: nothing was started

@@ -135,6 +135,10 @@ type ProtectState struct {
 	TakeUp bool `json:"take_up,omitempty"`
 	// SkipFreeze makes the next capture crash-consistent, after the guest's agent failed to freeze.
 	SkipFreeze bool `json:"skip_freeze,omitempty"`
+	// Thaw is how many captures are still made without freezing the guest's file systems, after one that stalled it for too long;
+	// ThawNext is how many it will be the next time.
+	Thaw     int `json:"thaw,omitempty"`
+	ThawNext int `json:"thaw_next,omitempty"`
 	// Trigger is a reason to fail over that has not led to a finished failover yet.
 	Trigger *FailoverTrigger `json:"trigger,omitempty"`
 	// Reseed is the reason why the next point builds on nothing; the points that exist can still be started from.

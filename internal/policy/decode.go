@@ -23,7 +23,10 @@ type decoder struct {
 	problems []Problem
 	rpoAt    *yaml.Node
 	w        *model.Window // the one being read
-	zone     model.Zone
+	probe    *model.Probe  // the one being read
+
+	isolationAt, levelAt, salvageAt *yaml.Node
+	zone                            model.Zone
 }
 
 func (d *decoder) fail(n *yaml.Node, format string, args ...any) {
@@ -151,7 +154,9 @@ func (d *decoder) value(n *yaml.Node, path string, f field) {
 	switch {
 	case f.list:
 		ok = d.items(n, path, f)
-	case f.inner != nil:
+	case f.pairs:
+		ok = d.words(n, path, f)
+	case f.inner != nil && (f.enum == nil || n.Kind == yaml.MappingNode):
 		d.mapping(n, path, f.inner)
 	case f.max > 0:
 		ok = d.integer(n, path, f)
@@ -194,6 +199,34 @@ func (d *decoder) text(n *yaml.Node, path string, f field) bool {
 	return false
 }
 
+// words reads a mapping of names to names.
+func (d *decoder) words(n *yaml.Node, path string, f field) bool {
+	if n.Kind != yaml.MappingNode || len(n.Content) == 0 {
+		d.fail(n, "%s maps names to names, for example default: br0", path)
+		return false
+	}
+	if len(n.Content) > 2*f.limit {
+		d.fail(n.Content[2*f.limit], "%s has at most %d entries", path, f.limit)
+		return false
+	}
+	ok, seen := true, map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if key.Kind != yaml.ScalarNode || key.Tag != "!!str" || key.Anchor != "" || !f.pattern.MatchString(key.Value) {
+			d.fail(key, "a key of %s is %s", path, f.want)
+			ok = false
+			continue
+		}
+		if seen[key.Value] {
+			d.fail(key, "%s.%s is given twice", path, key.Value)
+			ok = false
+		}
+		seen[key.Value] = true
+		ok = d.plain(value) && d.text(value, path+"."+key.Value, f) && ok
+	}
+	return ok
+}
+
 func (d *decoder) items(n *yaml.Node, path string, f field) bool {
 	if n.Kind != yaml.SequenceNode || len(n.Content) == 0 {
 		d.fail(n, "%s is a list with at least one entry", path)
@@ -210,7 +243,7 @@ func (d *decoder) items(n *yaml.Node, path string, f field) bool {
 	seen := map[string]bool{}
 	for i, item := range n.Content {
 		ok = d.plain(item) && d.text(item, fmt.Sprintf("%s[%d]", path, i), f) && ok
-		if seen[item.Value] {
+		if seen[item.Value] && !f.repeats {
 			d.fail(item, "%s is given twice", item.Value)
 			ok = false
 		}
@@ -269,6 +302,12 @@ func (d *decoder) windows(n *yaml.Node) {
 
 // contradictions are those between fields; each is said where it can be changed.
 func (d *decoder) contradictions(root *yaml.Node) {
+	if d.p.Isolation == model.IsolationKeep && d.levelAt != nil {
+		d.fail(d.levelAt, "failover.guard-level is of leases, and isolation keep in line %d has none", d.isolationAt.Line)
+	}
+	if d.p.RTO > 0 && d.salvageAt != nil && d.p.Salvage >= d.p.RTO {
+		d.fail(d.salvageAt, "failover.salvage alone may take %s, and the rto is %s", short(d.p.Salvage), short(d.p.RTO))
+	}
 	retention := child(root, "retention")
 	if d.p.Calendar != nil {
 		d.p.Calendar.Zone = d.zone

@@ -21,9 +21,11 @@ type field struct {
 	want    string         // the pattern in words
 	min     int            // of an integer, when max is set
 	max     int
-	inner   []field // of a mapping
-	list    bool    // of mappings of inner, or of enum
-	limit   int     // of a list
+	inner   []field // of a mapping; with enum or pattern a word may stand there instead
+	list    bool    // of mappings of inner, or of words
+	limit   int     // of a list or of pairs
+	repeats bool    // a word may come twice in the list
+	pairs   bool    // a mapping of any names to words
 	refused map[string]string
 	unkept  string // why the field is refused: the system does not do it
 	set     func(*decoder, *yaml.Node)
@@ -34,6 +36,9 @@ var (
 	ratePattern = regexp.MustCompile(`^([0-9]{1,9}(\.[0-9]{1,9})?(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)|unlimited)$`)
 	wallPattern = regexp.MustCompile(`^(([01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)$`)
 	zonePattern = regexp.MustCompile(`^(UTC|[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)+)$`)
+	cpuPattern  = regexp.MustCompile(`^[0-9]{1,4}(\.[0-9]{1,2})?%$`)
+	wordPattern = regexp.MustCompile(`^[^\x00-\x1f]{1,200}$`)
+	netPattern  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,60}$`)
 	namePattern = regexp.MustCompile(`^[^\x00-\x1f]{1,60}$`)
 )
 
@@ -60,19 +65,19 @@ func top() []field {
 				"application": "no application is quiesced by this version: filesystem runs the guest agent's freeze hooks",
 				"memory":      "the guest's memory is not captured by this version",
 			}, set: func(d *decoder, n *yaml.Node) { d.p.Freeze = n.Value == "filesystem" }},
-		{name: "failover", doc: "Who decides an unplanned failover.", enum: []string{string(model.FailoverAuto), string(model.FailoverManual)},
-			set: func(d *decoder, n *yaml.Node) { d.p.Failover = model.FailoverMode(n.Value) }},
-		{name: "verification", doc: "digest: each point is re-read on the standby and compared with what the primary sent. Always done.",
-			enum: []string{"digest"}, refused: map[string]string{
-				"boot": "points are not test-booted by this version",
-				"none": "no point is committed without proof",
-			}, set: func(*decoder, *yaml.Node) {}},
+		{name: "rto", doc: "How long the VM may be down in a failover. Test failovers are compared with it.", pattern: timePattern, want: wantTime, set: setRTO},
+		{name: "failover", doc: "Who decides an unplanned failover, or the rules of failovers.", enum: modes(), inner: failover(), set: setMode},
+		{name: "verification", doc: "digest: each point is re-read on the standby and compared with what the primary sent. Always done. boot: besides, a point is booted in isolation each day.",
+			enum: []string{"digest", "boot"}, refused: map[string]string{"none": "no point is committed without proof"},
+			inner: []field{
+				{name: "boot", doc: "A point is booted in isolation so often.", needed: true, pattern: timePattern, want: wantTime, set: setBootEvery},
+			}, set: setVerification},
 		{name: "compression", doc: "Of what is sent.", enum: []string{"auto", "off", "fast", "default", "best"},
 			set: func(d *decoder, n *yaml.Node) { d.p.Compression = n.Value }},
 		{name: "budgets", doc: "What the protection may use.", inner: []field{
 			{name: "bandwidth", doc: "At most so much a second on the link.", pattern: ratePattern, want: wantRate, set: setBandwidth},
-			{name: "cpu", unkept: "the CPU of a protection is not bounded by this version: choose compression off or fast instead"},
-			{name: "stall", unkept: "the guest's stall is measured but not bounded by this version: consistency crash has none worth the name"},
+			{name: "cpu", doc: "About so much of one core for captures, by less compression and later starts; never at the price of the RPO.", pattern: cpuPattern, want: wantCPU, set: setCPU},
+			{name: "stall", doc: "The guest may stand still so long in a capture; after a longer one its file systems are not frozen for a while.", pattern: timePattern, want: wantTime, set: setStall},
 		}},
 		{name: "retention", doc: "Which points stay; one that any rule keeps stays.", inner: []field{
 			{name: "keep-last", doc: "The newest so many.", min: 2, max: model.MaxKeep, set: number(func(d *decoder, v int) { d.p.KeepLast = v })},
@@ -83,7 +88,6 @@ func top() []field {
 			{name: "time-zone", doc: "Of the windows; IANA name.", needed: true, pattern: zonePattern, want: wantZone, set: setZone},
 			{name: "windows", doc: "No two may overlap.", needed: true, list: true, limit: model.MaxWindows, set: (*decoder).windows, inner: window()},
 		}},
-		{name: "rto", unkept: "the time to recover is measured by each failover but no target is kept or watched by this version"},
 	}
 }
 

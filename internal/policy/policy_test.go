@@ -55,6 +55,8 @@ func TestTheExampleOfTheDocument(t *testing.T) {
 	p.Calendar.Zone = model.Zone{}
 	want := model.DefaultPolicy()
 	want.RPO, want.KeepLast, want.Hourly, want.Daily, want.Freeze, want.MaxBandwidth = time.Minute, 12, 24, 7, true, 12_000_000
+	want.RTO, want.BootEvery, want.CPUShare, want.MaxStall = 5*time.Minute, 24*time.Hour, 0.5, 200*time.Millisecond
+	want.RecoverInPlace, want.Probes = 2, []model.Probe{{Kind: model.ProbeAgent, Timeout: 2 * time.Minute}}
 	want.Calendar = &model.Calendar{Windows: []model.Window{
 		{Name: "office hours", Days: []int{1, 2, 3, 4, 5}, From: 480, To: 1080, RPO: 10 * time.Second, Tier: model.Gold, MaxBandwidth: &slow},
 		{Name: "night", Days: []int{0, 1, 2, 3, 4, 5, 6}, From: 1320, To: 300, RPO: 5 * time.Minute, MaxBandwidth: &fast},
@@ -128,9 +130,22 @@ func TestEachRefusalNamesItsLineAndReason(t *testing.T) {
 		"hourly, later": {"version: 1\nretention: {hourly: 3}\ncalendar:\n  time-zone: UTC\n  windows: [{name: w, from: 08:00, to: 09:00, rpo: 2h}]\n",
 			`2:21: retention.hourly needs a point each hour, and the rpo of the window "w" is 2h`},
 		"application": {"version: 1\nconsistency: application\n", "2:14: consistency: no application is quiesced by this version"},
-		"rto":         {"version: 1\nrto: 1m\n", "2:1: rto: the time to recover is measured by each failover but no target is kept"},
-		"cpu":         {"version: 1\nbudgets:\n  cpu: 10%\n", "3:3: budgets.cpu: the CPU of a protection is not bounded by this version"},
-		"boot":        {"version: 1\nverification: boot\n", "2:15: verification: points are not test-booted by this version"},
+		"memory":      {"version: 1\nconsistency: memory\n", "2:14: consistency: the guest's memory is not captured by this version"},
+		"rto":         {"version: 1\nrto: 25h\n", "2:6: an RTO is between 1s and 24h, not 25h"},
+		"cpu":         {"version: 1\nbudgets:\n  cpu: 1000%\n", "3:8: budgets.cpu is between 1% and 800% of one core, not 1000%"},
+		"bare cpu":    {"version: 1\nbudgets: {cpu: 10}\n", "2:16: budgets.cpu is a share of one core with a percent sign"},
+		"stall":       {"version: 1\nbudgets: {stall: 1ms}\n", "2:18: budgets.stall is between 5ms and 10s, not 1ms"},
+		"unproved":    {"version: 1\nverification: none\n", "2:15: verification: no point is committed without proof"},
+		"boot":        {"version: 1\nverification: {boot: 1m}\n", "2:22: verification.boot is between 10m and 720h, not 1m"},
+		"mode":        {"version: 1\nfailover: soon\n", `2:11: failover is auto or manual, not "soon"`},
+		"rule":        {"version: 1\nfailover: {guard_level: 1}\n", "2:12: there is no field failover.guard_level; is it failover.guard-level?"},
+		"no guard":    {"version: 1\nfailover:\n  isolation: keep\n  guard-level: 2\n", "4:16: failover.guard-level is of leases, and isolation keep in line 3 has none"},
+		"release":     {"version: 1\nfailover: {on-standby-loss: release}\n", "2:29: failover.on-standby-loss: a lease is not given back while the standby is lost by this version"},
+		"salvage":     {"version: 1\nrto: 30s\nfailover: {salvage: 30s}\n", "3:21: failover.salvage alone may take 30s, and the rto is 30s"},
+		"probe":       {"version: 1\nfailover: {probes: [{kind: tcp}]}\n", "2:21: failover.probes[0]: a tcp probe needs an address HOST:PORT"},
+		"no shell":    {"version: 1\nfailover: {probes: [{kind: command, command: [curl, x]}]}\n", "2:21: failover.probes[0]: a command probe needs a command that begins with a full path"},
+		"both":        {"version: 1\nfailover: {probes: [{kind: agent, address: 'a:1'}]}\n", "only a tcp probe has an address"},
+		"networks":    {"version: 1\nfailover: {networks: {default: \"a b\"}}\n", `2:32: failover.networks.default is the name of a network or bridge, not "a b"`},
 		"alias":       {"version: 1\nrpo: &a 30s\n", "anchors and aliases are not read"},
 		"merge":       {"version: 1\n<<: {rpo: 30s}\n", "a key is a word"},
 		"tag":         {"version: 1\nrpo: !!str 30s\n", "tags are not read"},
@@ -155,6 +170,48 @@ func TestEachRefusalNamesItsLineAndReason(t *testing.T) {
 	}
 }
 
+func TestRulesOfFailoversAreRead(t *testing.T) {
+	p, err := Parse("p.yaml", []byte(`version: 1
+rto: 2m
+verification: boot
+budgets: {cpu: 25%, stall: 80ms}
+failover:
+  mode: manual
+  isolation: kill
+  guard-level: 1
+  on-standby-loss: stay-leased
+  recover-in-place: 3
+  salvage: 30s
+  networks: {default: br-standby}
+  probes:
+    - {kind: tcp, address: "10.0.0.9:5432", timeout: 30s}
+    - {kind: command, command: [/usr/local/bin/check, --db, --db]}
+`), now)
+	require.NoError(t, err)
+	want := model.DefaultPolicy()
+	want.RTO, want.BootEvery, want.CPUShare, want.MaxStall = 2*time.Minute, 24*time.Hour, 0.25, 80*time.Millisecond
+	want.Failover, want.Isolation, want.GuardLevel, want.RecoverInPlace, want.Salvage = model.FailoverManual, model.IsolationKill, 1, 3, 30*time.Second
+	want.Networks = map[string]string{"default": "br-standby"}
+	want.Probes = []model.Probe{{Kind: model.ProbeTCP, Address: "10.0.0.9:5432", Timeout: 30 * time.Second},
+		{Kind: model.ProbeCommand, Command: []string{"/usr/local/bin/check", "--db", "--db"}}}
+	require.Equal(t, want, p)
+	require.Empty(t, Warnings(p))
+}
+
+func TestWhatMayBeImpossibleIsWarnedOf(t *testing.T) {
+	p := model.DefaultPolicy()
+	require.Empty(t, Warnings(p))
+	p.RTO = 20 * time.Second // detection and the wait of guard level 2 take 25 s
+	require.Contains(t, strings.Join(Warnings(p), "\n"), "outlasted for 25s")
+	require.Contains(t, strings.Join(Warnings(p), "\n"), "none is scheduled")
+	p.RTO, p.BootEvery = 30*time.Second, time.Hour
+	require.Empty(t, Warnings(p))
+	p.Isolation = model.IsolationKeep
+	require.Contains(t, strings.Join(Warnings(p), "\n"), "needs a fence device, or a person")
+	p.Isolation, p.RTO = model.IsolationFreeze, 8*time.Second
+	require.Contains(t, strings.Join(Warnings(p), "\n"), "salvage may take 10s of the rto of 8s")
+}
+
 func TestAllProblemsAreSaidAtOnceInOrder(t *testing.T) {
 	_, err := Parse("p.yaml", []byte("version: 1\nretention:\n  keep-last: 0\ntier: x\nrpo: y\n"), now)
 	require.Equal(t, 3, len(strings.Split(err.Error(), "\n")), err.Error())
@@ -173,6 +230,15 @@ func TestTheCheckedInSchemaIsTheParsers(t *testing.T) {
 
 // conforms checks v against the parts of JSON Schema that ours uses.
 func conforms(s map[string]any, v any) error {
+	if either, given := s["anyOf"].([]any); given {
+		var err error
+		for _, one := range either {
+			if err = conforms(one.(map[string]any), v); err == nil {
+				return nil
+			}
+		}
+		return err
+	}
 	switch s["type"] {
 	case "object":
 		return conformsObject(s, v)
@@ -204,7 +270,18 @@ func conformsObject(s map[string]any, v any) error {
 	if !ok {
 		return fmt.Errorf("%v is no object", v)
 	}
-	properties := s["properties"].(map[string]any)
+	properties, _ := s["properties"].(map[string]any)
+	if pair, given := s["additionalProperties"].(map[string]any); given {
+		if len(m) < 1 || float64(len(m)) > s["maxProperties"].(float64) {
+			return fmt.Errorf("%d pairs", len(m))
+		}
+		for k, inner := range m {
+			if err := errors.Join(text(pair, k), conforms(pair, inner)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	for k, inner := range m {
 		p, known := properties[k].(map[string]any)
 		if !known {
@@ -260,9 +337,9 @@ func TestParserAndSchemaAgree(t *testing.T) {
 	s := schemaOf(t)
 	require.NoError(t, bySchema(s, []byte(example(t))))
 	for _, bad := range []string{
-		"rpo: 30s", "version: 2", "version: 1\nbandwidth: 3MB", "version: 1\nrpo: 30", "version: 1\nrpo: soon", "version: 1\ntier: iron", "version: 1\nrto: 1m",
-		"version: 1\nverification: boot", "version: 1\nconsistency: memory", "version: 1\nretention: {keep-last: 1}", "version: 1\nretention: {hourly: -1}",
-		"version: 1\nretention: 3", "version: 1\nbudgets: {cpu: 1}", "version: 1\nbudgets: {bandwidth: 12M}", "version: 1\ncalendar: {time-zone: UTC}",
+		"rpo: 30s", "version: 2", "version: 1\nbandwidth: 3MB", "version: 1\nrpo: 30", "version: 1\nrpo: soon", "version: 1\ntier: iron", "version: 1\nrto: 60",
+		"version: 1\nverification: none", "version: 1\nfailover: {mode: soon}", "version: 1\nfailover: {networks: {a: 3}}", "version: 1\nfailover: {probes: [{kind: ping}]}", "version: 1\nconsistency: memory", "version: 1\nretention: {keep-last: 1}", "version: 1\nretention: {hourly: -1}",
+		"version: 1\nretention: 3", "version: 1\nbudgets: {cpu: 1}", "version: 1\nbudgets: {stall: 3}", "version: 1\nbudgets: {bandwidth: 12M}", "version: 1\ncalendar: {time-zone: UTC}",
 		"version: 1\ncalendar: {time-zone: Local, windows: [{from: 08:00, to: 09:00}]}", "version: 1\ncalendar: {time-zone: UTC, windows: [{from: 8, to: 09:00}]}",
 		"version: 1\ncalendar: {time-zone: UTC, windows: [{from: 08:00, to: 25:00}]}", "version: 1\ncalendar: {time-zone: UTC, windows: [{days: [], from: 08:00, to: 09:00}]}",
 	} {
@@ -272,6 +349,9 @@ func TestParserAndSchemaAgree(t *testing.T) {
 	}
 	for _, good := range []string{
 		"version: 1", "version: 1\ncompression: off", "version: 1\nfailover: manual\nrpo: 1h30m", "version: 1\nbudgets: {bandwidth: unlimited}", "version: 1\nbudgets: {bandwidth: 1.5MiB}",
+		"version: 1\nrto: 5m\nverification: boot\nbudgets: {cpu: 25%, stall: 100ms}", "version: 1\nverification: {boot: 12h}",
+		"version: 1\nfailover: {mode: manual, isolation: kill, guard-level: 1, recover-in-place: 0, salvage: 0s, networks: {default: br0}}",
+		"version: 1\nfailover: {probes: [{kind: tcp, address: \"10.0.0.9:5432\", timeout: 2m}, {kind: command, command: [/usr/bin/test, -f, -f]}, {kind: agent}]}",
 		"version: 1\nretention: {keep-last: 2, hourly: 0}", "version: 1\ncalendar: {time-zone: America/Argentina/Ushuaia, windows: [{from: 8:00, to: 24:00, tier: gold}]}",
 	} {
 		require.NoError(t, bySchema(s, []byte(good)), good)

@@ -44,10 +44,18 @@ func (f field) schema() map[string]any {
 	switch {
 	case f.list:
 		item := map[string]any{"type": "string", "enum": f.enum}
-		if f.inner != nil {
+		switch {
+		case f.inner != nil:
 			item = object(f.inner)
+		case f.pattern != nil:
+			item = map[string]any{"type": "string", "pattern": f.pattern.String()}
 		}
-		s = map[string]any{"type": "array", "items": item, "minItems": 1, "maxItems": f.limit, "uniqueItems": true}
+		s = map[string]any{"type": "array", "items": item, "minItems": 1, "maxItems": f.limit, "uniqueItems": !f.repeats}
+	case f.pairs:
+		word := map[string]any{"type": "string", "pattern": f.pattern.String()}
+		s = map[string]any{"type": "object", "additionalProperties": word, "propertyNames": map[string]any{"pattern": f.pattern.String()}, "minProperties": 1, "maxProperties": f.limit}
+	case f.inner != nil && f.enum != nil:
+		s = map[string]any{"anyOf": []any{map[string]any{"type": "string", "enum": f.enum}, object(f.inner)}}
 	case f.inner != nil:
 		s = object(f.inner)
 	case f.max > 0:

@@ -36,6 +36,7 @@ type shares struct {
 	vms     map[string]*account
 	meter   useMeter
 	gone    int64 // bytes of transfers that ended
+	effort  effort
 	wake    chan struct{}
 }
 
@@ -61,6 +62,8 @@ type share struct {
 	rate    int64
 	at      time.Time // of rate
 	granted float64   // bytes, the integral of rate
+
+	cpu time.Duration // of this process, its even part while it ran
 
 	tick     time.Time // of the figures below
 	sent     int64
@@ -118,6 +121,7 @@ func (s *shares) Join(in activities.Transfer) activities.Share {
 	now := s.now()
 	s.made++
 	t := &share{of: s, in: in, id: in.VM.UUID + "/" + strconv.Itoa(s.made), began: now, at: now, tick: now, disks: map[string]replicate.Progress{}}
+	s.effort.turn(t, true)
 	if s.budget <= 0 {
 		rate := int64(-1)
 		if in.Cap > 0 {
@@ -151,14 +155,15 @@ func (t *share) Leave(looked int64) activities.Granted {
 	s := t.of
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.effort.turn(t, false)
 	if s.budget <= 0 {
-		return activities.Granted{}
+		return activities.Granted{CPU: t.cpu}
 	}
 	now := s.now()
 	sent, waited := t.lane.Used()
 	took := now.Sub(t.began)
 	t.grant(t.rate, t.reason, now)
-	out := activities.Granted{Rate: t.rate, Reason: t.reason, LinkUse: s.use(now)}
+	out := activities.Granted{CPU: t.cpu, Rate: t.rate, Reason: t.reason, LinkUse: s.use(now)}
 	if took > 0 {
 		out.Rate = int64(t.granted / took.Seconds())
 		out.Limited = waited.Seconds() >= bindsAt*took.Seconds() && (t.in.Cap <= 0 || out.Rate < t.in.Cap*95/100)
