@@ -49,6 +49,7 @@ type service interface {
 	Unprotect(context.Context, model.VMRef, contract.UnprotectIn) (contract.UnprotectOut, error)
 	SetStart(context.Context, model.VMRef, contract.SetStartIn) (contract.DescribeOut, error)
 	Marks(context.Context, model.HostID, contract.MarksIn) (contract.MarksOut, error)
+	Recover(context.Context) (contract.RecoverOut, error)
 	Progress(context.Context, model.VMRef) (*contract.ReplicateProgress, error)
 	Close()
 }
@@ -125,7 +126,7 @@ EXAMPLE
 		OnUsageError:   usage,
 		Commands: append([]*cli.Command{
 			e.protectCommand(), e.unprotectCommand(), e.statusCommand(), e.pointsCommand(), e.syncCommand(), e.pauseCommand(),
-			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.switchoverCommand(), e.failbackCommand(), e.testFailoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.marksCommand(), e.planCommand(), e.doctorCommand(), e.caCommand(), e.joinCommand(), e.completionCommand(), e.versionCommand(),
+			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.switchoverCommand(), e.failbackCommand(), e.testFailoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.marksCommand(), e.planCommand(), e.doctorCommand(), e.caCommand(), e.joinCommand(), e.recoverCommand(), e.completionCommand(), e.versionCommand(),
 		}, processes...),
 	}
 	for _, c := range processes {

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -23,7 +24,8 @@ func Recover(ctx workflow.Context) (contract.RecoverOut, error) {
 	}
 	for _, rec := range list.Records {
 		r := contract.Recovered{VM: rec.VM, Result: contract.RecoverDone}
-		if detail, err := recoverOne(ctx, rec); temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		var runs *temporal.ChildWorkflowExecutionAlreadyStartedError
+		if detail, err := recoverOne(ctx, rec); errors.As(err, &runs) {
 			r.Result = contract.RecoverRuns
 		} else if err != nil {
 			r.Result, r.Detail = contract.RecoverFailed, clip(sentence(err))
@@ -40,22 +42,18 @@ func recoverOne(ctx workflow.Context, rec model.Record) (string, error) {
 		return "", contract.Refuse(model.Refused, contract.Detail{VM: rec.VM.Name, Try: "understudy unprotect, then understudy protect"},
 			"the record of %s does not say what was promised", rec.VM.Name)
 	}
-	// Whether it runs is asked first: the claim of one that is under way must not be disturbed.
-	describe := workflow.ExecuteChildWorkflow(recoverOptions(ctx, rec, enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY), contract.ProtectVMName, contract.ProtectIn{
+	options := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID: contract.ProtectID(rec.VM.UUID), TaskQueue: contract.ControlQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
+		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE, StaticSummary: rec.VM.Name,
+	})
+	child := workflow.ExecuteChildWorkflow(options, contract.ProtectVMName, contract.ProtectIn{
 		Spec:  contract.ProtectSpec{VM: rec.VM, Primary: rec.PermitHost, Standby: rec.Standby, Policy: *rec.Policy},
 		State: recoveredState(workflow.Now(ctx), rec),
 	})
-	if err := describe.GetChildWorkflowExecution().Get(ctx, nil); err != nil {
+	if err := child.GetChildWorkflowExecution().Get(ctx, nil); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("generation %d on %s, to %s", rec.Permitted, rec.PermitHost, rec.Standby), nil
-}
-
-func recoverOptions(ctx workflow.Context, rec model.Record, reuse enums.WorkflowIdReusePolicy) workflow.Context {
-	return workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-		WorkflowID: contract.ProtectID(rec.VM.UUID), TaskQueue: contract.ControlQueue, ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
-		WorkflowIDReusePolicy: reuse, StaticSummary: rec.VM.Name,
-	})
 }
 
 // recoveredState is what is known for sure. What is on the way, what was learned and which points there are is found anew by the
