@@ -7,11 +7,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"understudy/deploy/lab/labkit"
 )
@@ -26,6 +28,7 @@ var (
 type fault struct {
 	id, name string
 	short    bool     // part of make test
+	broken   string   // why it fails, when it does: it is not run, and the table says so
 	policy   []string // beside the RPO of ten seconds
 	strike   func(f *struck)
 	// stays says that the VM must not move, and must not be booted again.
@@ -40,6 +43,7 @@ type struck struct {
 	at     time.Time         // of the fault
 	rto    float64           // seconds without a row, when it moved
 	loss   labkit.Loss
+	double int // lives of the guest on two hosts that overlap
 	notes  []string
 }
 
@@ -50,18 +54,22 @@ func TestFaults(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d: go test ./tests/e2e -run TestFaults -faults -seed %d", seed, seed)
-	report := faultReport{Seed: seed, At: time.Now().UTC()}
 	for i, f := range faults() {
 		if !f.short && !*faultsAll {
 			continue
 		}
 		t.Run(f.id+" "+f.name, func(t *testing.T) {
 			began := time.Now()
-			result := faultResult{ID: f.id, Name: f.name}
+			result := faultResult{ID: f.id, Name: f.name, Broken: f.broken}
 			defer func() {
 				result.Passed, result.Seconds = !t.Failed(), time.Since(began).Seconds()
-				report.Results = append(report.Results, result)
+				if *faultsAll {
+					keep(t, seed, result)
+				}
 			}()
+			if f.broken != "" {
+				t.Skip(f.broken)
+			}
 			s := &struck{story: begin(t, fmt.Sprintf("f%02d", i), 10*time.Minute, "--workload", "db", "--disk", "512M"), rng: rand.New(rand.NewPCG(seed, uint64(i)))}
 			s.protect(append([]string{"--rpo", "10s"}, f.policy...)...)
 			s.untilSeq(2*time.Minute, 2)
@@ -73,11 +81,8 @@ func TestFaults(t *testing.T) {
 			f.strike(s)
 			s.settled(f)
 			result.RTO, result.Loss, result.Notes = s.rto, s.loss.RPO, strings.Join(s.notes, "; ")
-			result.Double = 0
+			result.Double = s.double
 		})
-	}
-	if *faultsAll {
-		report.write(t)
 	}
 }
 
@@ -95,10 +100,10 @@ func contains(list []string, word string) bool {
 func (f *struck) settled(of fault) {
 	f.t.Helper()
 	f.hostsUp()
+	defer f.oneWriter() // the law is looked at whatever else failed
 	p := f.until(5*time.Minute, "protection to be whole again", func(p labkit.Protection) bool {
 		return p.Phase == "Protected" && p.LastPoint != nil && p.LastPoint.TakenAt.After(f.at)
 	})
-	f.oneWriter()
 	require.Contains(f.t, f.exec(p.Primary, "virsh list --name"), f.name)
 	other := hostA
 	if p.Primary == hostA {
@@ -111,27 +116,53 @@ func (f *struck) settled(of fault) {
 		require.Equal(f.t, 1, strings.Count(f.watch.Tail(100000), "READY"), "the guest was booted again")
 	}
 	f.chain(p)
-	out, err := f.lab.CLI(f.ctx, "marks")
-	require.NoError(f.t, err, "something is left behind: %s", out)
+	var marks string
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(2 * time.Second) {
+		out, err := f.lab.CLI(f.ctx, "marks")
+		if marks = out; err == nil || time.Now().After(end) {
+			require.NoError(f.t, err, "something is left behind: %s", marks)
+			return
+		}
+	}
 }
 
-// oneWriter looks at what the guest acknowledged on which host, on the one clock of the lab: the rows of two hosts never
-// interleave.
+// run is one life of the guest on one host: from what it said first after a boot to the last row it acknowledged.
+type run struct {
+	host        string
+	first, last time.Time
+}
+
+// runs are the lives of the guest on all hosts, as its consoles tell them.
+func (f *struck) runs() []run {
+	var out []run
+	for _, host := range []string{hostA, hostB} {
+		var now *run
+		for _, l := range f.watch.Lines(host) {
+			if strings.Contains(l.Text, "DB-CHECK") {
+				out = append(out, run{host: host, first: l.At, last: l.At})
+				now = &out[len(out)-1]
+			}
+			if now != nil && strings.Contains(l.Text, "ACK ") {
+				now.last = l.At
+			}
+		}
+	}
+	return out
+}
+
+// oneWriter looks at what the guest did on which host, on the one clock of the lab: its lives on two hosts never overlap, be
+// it frozen in the middle of one. It counts those that do.
 func (f *struck) oneWriter() {
 	f.t.Helper()
-	last := map[string]time.Time{}
-	current, since := "", time.Time{}
-	for _, a := range f.watch.Acks() {
-		if a.Host != current {
-			if current != "" && a.At.Before(last[current]) {
-				f.t.Errorf("two copies wrote: a row on %s at %s, and one on %s at %s", a.Host, a.At, current, last[current])
+	runs := f.runs()
+	require.NotEmpty(f.t, runs)
+	for i, a := range runs {
+		for _, b := range runs[i+1:] {
+			if a.host != b.host && !a.last.Before(b.first) && !b.last.Before(a.first) {
+				f.double++
+				f.t.Errorf("two copies wrote: %s from %s to %s, %s from %s to %s", a.host, a.first, a.last, b.host, b.first, b.last)
 			}
-			if back, was := last[a.Host]; was && back.After(since) {
-				f.t.Errorf("two copies wrote: %s acknowledged at %s, while %s ran since %s", a.Host, back, current, since)
-			}
-			current, since = a.Host, a.At
 		}
-		last[a.Host] = a.At
 	}
 }
 
@@ -143,7 +174,10 @@ func (f *struck) chain(p labkit.Protection) {
 	for i := 1; i < len(points); i++ {
 		require.Greater(f.t, points[i].Seq, points[i-1].Seq)
 	}
-	f.exec(p.Standby, `for i in /var/lib/understudy/replicas/*/disks/*.qcow2; do qemu-img check -q "$i"; done`)
+	f.eventually(time.Minute, "whole images", func() bool { // an image that is merged away meanwhile is looked for again
+		_, err := f.lab.Exec(f.ctx, p.Standby, "sh", "-c", `set -e; for i in $(find /var/lib/understudy/replicas/*/disks -name '*.qcow2'); do qemu-img check -q -U "$i"; done`)
+		return err == nil
+	})
 }
 
 // moved waits for the VM on host-b and measures what was lost and how long it was down.
@@ -152,6 +186,18 @@ func (f *struck) moved(limit time.Duration) {
 	f.until(limit, "the failover", func(p labkit.Protection) bool { return p.Primary == hostB })
 	f.loss = f.recovered(hostA, hostB, f.at, time.Minute)
 	f.rto = f.loss.RTO
+	// The guest's own boot is what its QEMU needs from its start to its first row.
+	out, err := f.lab.Exec(f.ctx, hostB, "stat", "-c", "%.3Y", "/run/libvirt/qemu/"+f.name+".pid")
+	var started float64
+	if _, bad := fmt.Sscan(out, &started); err == nil && bad == nil {
+		for _, a := range f.watch.Acks() {
+			if a.Host == hostB {
+				boot := float64(a.At.UnixMilli())/1000 - started
+				f.note("QEMU started %.1f s after the last row, boot %.1f s", f.rto-boot, boot)
+				break
+			}
+		}
+	}
 }
 
 // lostWithin says that no more was lost than status had promised to lose.
@@ -201,6 +247,7 @@ type faultResult struct {
 	Double  int     `json:"double_runs"`
 	Seconds float64 `json:"seconds"`
 	Notes   string  `json:"notes,omitempty"`
+	Broken  string  `json:"broken,omitempty"`
 }
 
 type faultReport struct {
@@ -209,19 +256,48 @@ type faultReport struct {
 	Results []faultResult `json:"results"`
 }
 
-// write keeps the report, and the table in docs/FAULTS.md between its two marks.
-func (r faultReport) write(t *testing.T) {
+// keep adds a result to those of the same seed, so that the suite may run in parts or on several labs, and writes the report
+// and the table in docs/FAULTS.md between its two marks.
+func keep(t *testing.T, seed uint64, result faultResult) {
+	t.Helper()
 	root, err := labkit.FindRoot()
 	require.NoError(t, err)
+	path := filepath.Join(root, "build", "faults.json")
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	require.NoError(t, err)
+	defer lock.Close()
+	require.NoError(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
+	r := faultReport{Seed: seed, At: time.Now().UTC()}
+	if b, err := os.ReadFile(path); err == nil {
+		var old faultReport
+		if json.Unmarshal(b, &old) == nil && old.Seed == seed {
+			r = old
+		}
+	}
+	r.Results = slices.DeleteFunc(r.Results, func(x faultResult) bool { return x.ID == result.ID })
+	r.Results = append(r.Results, result)
+	order := map[string]int{}
+	for i, f := range faults() {
+		order[f.id] = i
+	}
+	slices.SortFunc(r.Results, func(a, b faultResult) int { return order[a.ID] - order[b.ID] })
 	b, err := json.MarshalIndent(r, "", " ")
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(root, "build", "faults.json"), append(b, '\n'), 0o644))
+	require.NoError(t, os.WriteFile(path, append(b, '\n'), 0o644))
+	r.table(t, root)
+}
+
+func (r faultReport) table(t *testing.T, root string) {
+	t.Helper()
 	var table strings.Builder
 	fmt.Fprintf(&table, "\nSeed %d, %s, 2 cores, guests under software emulation.\n\n| # | fault | result | down, s | lost, s | remarks |\n|---|---|---|---|---|---|\n", r.Seed, r.At.Format("2006-01-02 15:04"))
 	for _, x := range r.Results {
 		result := "passed"
 		if !x.Passed {
 			result = "FAILED"
+		}
+		if x.Broken != "" {
+			result, x.Notes = "FAILED, open", x.Broken
 		}
 		down, lost := "–", "–"
 		if x.RTO > 0 {

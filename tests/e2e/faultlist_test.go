@@ -120,8 +120,7 @@ func faults() []fault {
 			f.run("crash", hostA)
 			f.until(time.Minute, "the failover", func(p labkit.Protection) bool { return p.Phase == "FailingOver" || p.Primary == hostB })
 			f.pause(3 * time.Second)
-			f.killService("control", "understudy server")
-			f.killService("control", "understudy-temporal")
+			f.exec("control", "pkill -9 -f '[u]nderstudy( server|-temporal)'")
 			f.moved(3 * time.Minute)
 			f.run("boot", hostA)
 		}},
@@ -176,8 +175,9 @@ func faults() []fault {
 				return err == nil && strings.TrimSpace(out) == "T"
 			})
 		}},
-		{id: "S42", name: "the standby's disk is full when it is to take over", policy: []string{"--isolation", "keep"}, strike: func(f *struck) {
-			f.exec(hostB, "mount -t tmpfs -o size=4k tmpfs /var/lib/understudy/floors || true")
+		{id: "S42", name: "the standby's disk is full when it is to take over", stays: true, strike: func(f *struck) {
+			// The folder as it is, on a disk without room.
+			f.exec(hostB, `set -e; d=/var/lib/understudy/floors; t=$(mktemp -d); cp -a $d/. $t/; mount -t tmpfs -o size=64k tmpfs $d; cp -a $t/. $d/; rm -r $t; dd if=/dev/zero of=$d/fill bs=4k status=none || true`)
 			_, err := f.lab.CLI(f.ctx, "failover", "--yes", f.name)
 			f.exec(hostB, "umount /var/lib/understudy/floors")
 			require.Error(f.t, err)
@@ -215,8 +215,14 @@ func faults() []fault {
 			f.writesOn(10 * time.Second)
 		}},
 		{id: "P4", name: "a block of a replica is changed", policy: []string{"--failover", "manual"}, stays: true, strike: func(f *struck) {
-			f.exec(hostB, `f=$(ls -t /var/lib/understudy/replicas/*/disks/* | head -n1); dd if=/dev/urandom of="$f" bs=4k count=1 seek=40 conv=notrunc status=none`)
+			// A block that the guest leaves alone, read through the newest point as a failover would.
+			const block = `cd /var/lib/understudy/replicas/%s/disks/vda; f=$(ls -t *.qcow2 | head -n1); qemu-img dd -U -O raw bs=4k skip=40 count=41 if="$f" of=/run/block >/dev/null; sha256sum </run/block; rm /run/block`
+			read := fmt.Sprintf(block, f.before.UUID)
+			was := f.exec(hostB, read)
+			f.exec(hostB, fmt.Sprintf("cd /var/lib/understudy/replicas/%s/disks/vda; dd if=/dev/urandom of=$(ls *.raw) bs=4k count=1 seek=40 conv=notrunc status=none", f.before.UUID))
+			require.NotEqual(f.t, was, f.exec(hostB, read), "the fault reaches what a failover would start")
 			f.cli("sync", "--resync", f.name)
+			require.Equal(f.t, was, f.exec(hostB, read), "it was sent again")
 		}},
 		{id: "P5", name: "the primary's space for scratch files is gone", stays: true, strike: func(f *struck) {
 			f.exec(hostA, "mkdir -p /var/lib/understudy/scratch && mount -t tmpfs -o size=64k tmpfs /var/lib/understudy/scratch")

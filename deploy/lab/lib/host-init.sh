@@ -62,7 +62,9 @@ export_tls() {
 
 agent() {
   until virsh -q list >/dev/null 2>&1; do sleep 0.1; done
-  "$UNDERSTUDY" agent --host "$HOST" --temporal-address control:7233 --image-dir /var/lib/libvirt/images
+  local flags=()
+  [[ ! -s $D/agent-flags ]] || read -ra flags <"$D/agent-flags"
+  "$UNDERSTUDY" agent --host "$HOST" --temporal-address control:7233 --image-dir /var/lib/libvirt/images "${flags[@]}"
 }
 
 server() {

@@ -106,6 +106,13 @@ verb_boot() {
   wait_host "$1"
 }
 
+verb_agent_flags() {
+  local host=${1:-}
+  need_host "$host" libvirt
+  shift
+  echo "$*" >"$LAB/$host/agent-flags"
+}
+
 verb_power() {
   need_host "${1:-}"
   if is_on "$1"; then echo on; else echo off; fi
