@@ -43,6 +43,7 @@ type fakeStore struct {
 	free      int64
 	points    []model.Point
 	xml       string
+	sender    model.HostID
 	onProve   func()
 	removeErr error
 	removed   bool
@@ -73,7 +74,7 @@ func (f *fakeStore) BytesOnDisk(context.Context, model.VMRef, model.PointRef) (i
 	return 1 << 30, nil
 }
 func (f *fakeStore) StagedSpec(context.Context, model.VMRef, model.PointRef) (model.StagingSpec, error) {
-	return model.StagingSpec{DomainXML: f.xml}, nil
+	return model.StagingSpec{DomainXML: f.xml, Sender: f.sender}, nil
 }
 func (f *fakeStore) Prove(_ context.Context, vm model.VMRef, p model.PointRef, _ func(int64, int64)) (model.Receipt, error) {
 	if f.onProve != nil {
@@ -295,6 +296,18 @@ func TestVerifyCommitsOnceAndNeverUnderATakeover(t *testing.T) {
 	require.Equal(t, 1, out.Points)
 	require.Equal(t, "<domain/>", f.store.points[0].DomainXML)
 	require.EqualValues(t, 9, f.store.points[0].Disks[0].SentBytes)
+}
+
+func TestAPointThatAnotherHostSentIsNotCommitted(t *testing.T) {
+	f := hostEnv(t)
+	in := contract.VerifyIn{Fence: under(1), Point: model.PointRef{Generation: 1, Seq: 3}, Primary: "host-a", Disks: []model.SnapshotDisk{{Disk: model.Disk{Target: "vda"}}}, Stats: []contract.DiskStats{{Target: "vda"}}}
+	f.store.sender = "host-c"
+	_, err := run(t, f, contract.Verify, in)
+	require.Equal(t, "Refused", kind(t, err))
+	require.Empty(t, f.store.points)
+	f.store.sender = "host-a"
+	_, err = run(t, f, contract.Verify, in)
+	require.NoError(t, err)
 }
 
 func TestTheStandbyRefusesWhatItCouldNotStart(t *testing.T) {

@@ -95,6 +95,9 @@ func (h *Host) proveAndCommit(ctx context.Context, in contract.VerifyIn, b *beat
 	if err != nil {
 		return model.Point{}, 0, err
 	}
+	if spec.Sender != "" && spec.Sender != in.Primary {
+		return model.Point{}, 0, model.Fail(model.Refused, nil, "the point was sent by %s, and the VM is active on %s", spec.Sender, in.Primary).WithVM(in.VM.Name)
+	}
 	began := h.Now()
 	receipt, err := h.Store.Prove(ctx, in.VM, in.Point, func(done, total int64) { b.set(verifyProgress{done, total}) })
 	if err != nil {

@@ -52,26 +52,27 @@ type sender struct {
 	host       string
 }
 
-// check is asked after the generation was admitted.
-func (s *senders) check(ctx context.Context, spec model.StagingSpec) error {
+// check is asked after the generation was admitted, and tells who sends. A host that was first without being the active one gets
+// no point committed: verify compares.
+func (s *senders) check(ctx context.Context, spec model.StagingSpec) (model.HostID, error) {
 	id, ok, err := PeerOf(ctx)
 	switch {
 	case err != nil:
-		return model.Fail(model.Refused, err, "the other side's certificate")
+		return "", model.Fail(model.Refused, err, "the other side's certificate")
 	case !ok:
-		return nil
+		return "", nil
 	case id.Role != trust.Host:
-		return model.Fail(model.Refused, nil, "%s sends no replicas", id)
+		return "", model.Fail(model.Refused, nil, "%s sends no replicas", id)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.of[spec.VM.UUID]
 	if now.generation == spec.Generation && now.host != id.Name {
-		return model.Fail(model.Refused, nil, "generation %d of this VM is sent by %s, not by %s", spec.Generation, now.host, id.Name)
+		return "", model.Fail(model.Refused, nil, "generation %d of this VM is sent by %s, not by %s", spec.Generation, now.host, id.Name)
 	}
 	if s.of == nil {
 		s.of = map[string]sender{}
 	}
 	s.of[spec.VM.UUID] = sender{spec.Generation, id.Name}
-	return nil
+	return model.HostID(id.Name), nil
 }

@@ -172,7 +172,8 @@ func (s *Server) admit(stream grpc.ServerStream) (spec model.StagingSpec, err er
 	if err := s.floors.Admit(spec.VM, spec.Generation); err != nil {
 		return spec, err
 	}
-	return spec, s.senders.check(stream.Context(), spec)
+	spec.Sender, err = s.senders.check(stream.Context(), spec)
+	return spec, err
 }
 
 func (s *Server) receive(stream grpc.ServerStream, spec model.StagingSpec) error {

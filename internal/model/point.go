@@ -68,6 +68,9 @@ type StagingSpec struct {
 	Capture string `json:"capture,omitempty"`
 	// DomainXML is the domain when the snapshot was taken; bulk stays on the agents, so it travels beside the data.
 	DomainXML string `json:"domain_xml,omitempty"`
+	// Sender is the host whose certificate opened the session; the receiver writes it. Empty without TLS, or for what was staged
+	// from disks here.
+	Sender HostID `json:"sender,omitempty"`
 }
 
 // DiskReceipt is the proof for one disk.
