@@ -104,7 +104,8 @@ func TestAVMThatDiesOnAHostThatIsWellIsStartedAgainThere(t *testing.T) {
 	s := begin(t, "again", 6*time.Minute, "--workload", "db", "--disk", "512M")
 	s.protect("--rpo", "10s")
 	s.untilSeq(2*time.Minute, 2)
-	s.killQEMU(hostA)
+	kill := `kill -9 "$(cat /run/libvirt/qemu/again.pid)"` // it runs again before one could see it shut off
+	s.exec(hostA, kill)
 	killed := time.Now()
 	last, ok := s.watch.LastAck(hostA)
 	require.True(t, ok)
@@ -115,6 +116,6 @@ func TestAVMThatDiesOnAHostThatIsWellIsStartedAgainThere(t *testing.T) {
 	p := s.until(2*time.Minute, "a point after it", func(p labkit.Protection) bool { return p.LastPoint != nil && p.LastPoint.TakenAt.After(killed) })
 	require.Equal(t, hostA, p.Primary)
 	require.EqualValues(t, 1, p.Generation)
-	s.killQEMU(hostA)
+	s.exec(hostA, kill)
 	s.until(2*time.Minute, "the failover of a VM that keeps dying", func(p labkit.Protection) bool { return p.Primary == hostB })
 }
