@@ -129,9 +129,6 @@ func (p Policy) Validate() error {
 	if err := p.validateBudgets(); err != nil {
 		return err
 	}
-	if err := p.validateProbes(); err != nil {
-		return err
-	}
 	if err := oneOf("isolation", string(p.Isolation), string(IsolationFreeze), string(IsolationKill), string(IsolationKeep)); err != nil {
 		return err
 	}

@@ -1,10 +1,6 @@
 package model
 
-import (
-	"net"
-	"strings"
-	"time"
-)
+import "time"
 
 // Bounds of what a policy may ask for; the parser of policy files says them with their lines.
 const (
@@ -17,15 +13,6 @@ const (
 	MaxStallBudget = 10 * time.Second
 	MinCPUShare    = 0.01
 	MaxCPUShare    = 8.0
-	MaxProbes      = 8
-	MaxNetworks    = 32
-)
-
-// Kinds of a Probe.
-const (
-	ProbeAgent   = "agent"
-	ProbeTCP     = "tcp"
-	ProbeCommand = "command"
 )
 
 func (p Policy) validateBudgets() error {
@@ -45,45 +32,8 @@ func (p Policy) validateBudgets() error {
 			return err
 		}
 	}
-	switch {
-	case p.CPUShare != 0 && !(p.CPUShare >= MinCPUShare && p.CPUShare <= MaxCPUShare): // also NaN
+	if p.CPUShare != 0 && !(p.CPUShare >= MinCPUShare && p.CPUShare <= MaxCPUShare) { // also NaN
 		return Fail(InvalidArgument, nil, "the CPU budget must be between %g%% and %g%% of one core", 100*MinCPUShare, 100*MaxCPUShare)
-	case p.OnStandbyLoss != "" && p.OnStandbyLoss != "stay-leased":
-		return Fail(InvalidArgument, nil, "on-standby-loss %q is not done by this version", p.OnStandbyLoss)
-	case len(p.Networks) > MaxNetworks:
-		return Fail(InvalidArgument, nil, "at most %d networks can be mapped", MaxNetworks)
-	}
-	return nil
-}
-
-func (p Policy) validateProbes() error {
-	if len(p.Probes) > MaxProbes {
-		return Fail(InvalidArgument, nil, "at most %d probes, not %d", MaxProbes, len(p.Probes))
-	}
-	for _, x := range p.Probes {
-		if err := x.validate(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (x Probe) validate() error {
-	switch x.Kind {
-	case ProbeAgent:
-	case ProbeTCP:
-		if host, port, err := net.SplitHostPort(x.Address); err != nil || host == "" || port == "" {
-			return Fail(InvalidArgument, nil, "a tcp probe needs an address HOST:PORT, not %q", x.Address)
-		}
-	case ProbeCommand:
-		if len(x.Command) == 0 || !strings.HasPrefix(x.Command[0], "/") {
-			return Fail(InvalidArgument, nil, "a command probe needs a command that begins with a full path")
-		}
-	default:
-		return Fail(InvalidArgument, nil, "there is no probe %q; there are agent, tcp and command", x.Kind)
-	}
-	if x.Timeout < 0 || x.Timeout > time.Hour {
-		return Fail(InvalidArgument, nil, "a probe's timeout must be between 0 and 1h, not %s", x.Timeout)
 	}
 	return nil
 }

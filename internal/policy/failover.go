@@ -17,6 +17,13 @@ const (
 	wantWord = "a word of at most 200 characters"
 
 	daily = 24 * time.Hour
+
+	maxProbes   = 8
+	maxNetworks = 32
+
+	probeAgent   = "agent"
+	probeTCP     = "tcp"
+	probeCommand = "command"
 )
 
 func modes() []string { return []string{string(model.FailoverAuto), string(model.FailoverManual)} }
@@ -33,21 +40,20 @@ func failover() []field {
 				number(func(d *decoder, v int) { d.p.GuardLevel = v })(d, n)
 				d.levelAt = n
 			}},
-		{name: "on-standby-loss", doc: "stay-leased: the VM stays bound to a lease of the control plane while its standby is lost.", enum: []string{"stay-leased"},
-			refused: map[string]string{"release": "a lease is not given back while the standby is lost by this version"},
-			set:     func(d *decoder, n *yaml.Node) { d.p.OnStandbyLoss = n.Value }},
+		{name: "on-standby-loss", doc: "stay-leased: the VM stays bound to a lease of the control plane while its standby is lost. release: it is unbound after a while, so that the control plane may be lost too.",
+			enum: []string{"stay-leased", "release"}, set: func(d *decoder, n *yaml.Node) { d.p.OnStandbyLoss = n.Value }},
 		{name: "recover-in-place", doc: "How often within ten minutes a VM that died on a host that is well is started again there before it moves.", min: 0, max: 10,
 			set: number(func(d *decoder, v int) { d.p.RecoverInPlace = v })},
 		{name: "salvage", doc: "At most so long the last writes are read off a dead VM's disks before it moves; 0s does not try.", pattern: timePattern, want: wantTime, set: setSalvage},
-		{name: "probes", doc: "All must pass in a test failover.", list: true, limit: model.MaxProbes, inner: probe(), set: (*decoder).probes},
-		{name: "networks", doc: "Network or bridge of the primary: the one of the standby.", pairs: true, limit: model.MaxNetworks, pattern: netPattern, want: wantNet, set: setNetworks},
+		{name: "probes", doc: "All must pass before a failover, or a test failover, counts as done; together they take at most 8m.", list: true, limit: maxProbes, inner: probe(), set: (*decoder).probes},
+		{name: "networks", doc: "Network or bridge of the primary: the one of the standby.", pairs: true, limit: maxNetworks, pattern: netPattern, want: wantNet, set: setNetworks},
 	}
 }
 
 func probe() []field {
 	return []field{
 		{name: "kind", doc: "agent: the guest agent answers; tcp: a port opens; command: a command on the standby's host ends with 0.", needed: true,
-			enum: []string{model.ProbeAgent, model.ProbeTCP, model.ProbeCommand}, set: func(d *decoder, n *yaml.Node) { d.probe.Kind = n.Value }},
+			enum: []string{probeAgent, probeTCP, probeCommand}, set: func(d *decoder, n *yaml.Node) { d.probe.Kind = n.Value }},
 		{name: "address", doc: "HOST:PORT of a tcp probe.", pattern: wordPattern, want: wantWord, set: func(d *decoder, n *yaml.Node) { d.probe.Address = n.Value }},
 		{name: "command", doc: "Of a command probe: path and arguments, without a shell.", list: true, limit: 32, repeats: true, pattern: wordPattern, want: wantWord,
 			set: func(d *decoder, n *yaml.Node) {
@@ -56,7 +62,7 @@ func probe() []field {
 				}
 			}},
 		{name: "timeout", doc: "For it to pass, with retries; 60s when absent.", pattern: timePattern, want: wantTime, set: func(d *decoder, n *yaml.Node) {
-			if v, ok := d.within(n, "a probe's timeout", time.Second, time.Hour); ok {
+			if v, ok := d.within(n, "a probe's timeout", time.Second, 8*time.Minute); ok {
 				d.probe.Timeout = v
 			}
 		}},
@@ -78,13 +84,13 @@ func (d *decoder) probes(n *yaml.Node) {
 			continue
 		}
 		switch host, port, err := net.SplitHostPort(p.Address); {
-		case p.Kind == model.ProbeTCP && (err != nil || host == "" || port == ""):
+		case p.Kind == probeTCP && (err != nil || host == "" || port == ""):
 			d.fail(item, "%s: a tcp probe needs an address HOST:PORT", path)
-		case p.Kind != model.ProbeTCP && p.Address != "":
+		case p.Kind != probeTCP && p.Address != "":
 			d.fail(child(item, "address"), "%s: only a tcp probe has an address", path)
-		case p.Kind == model.ProbeCommand && (len(p.Command) == 0 || !strings.HasPrefix(p.Command[0], "/")):
+		case p.Kind == probeCommand && (len(p.Command) == 0 || !strings.HasPrefix(p.Command[0], "/")):
 			d.fail(item, "%s: a command probe needs a command that begins with a full path", path)
-		case p.Kind != model.ProbeCommand && p.Command != nil:
+		case p.Kind != probeCommand && p.Command != nil:
 			d.fail(child(item, "command"), "%s: only a command probe has a command", path)
 		default:
 			d.p.Probes = append(d.p.Probes, p)

@@ -56,7 +56,7 @@ func TestTheExampleOfTheDocument(t *testing.T) {
 	want := model.DefaultPolicy()
 	want.RPO, want.KeepLast, want.Hourly, want.Daily, want.Freeze, want.MaxBandwidth = time.Minute, 12, 24, 7, true, 12_000_000
 	want.RTO, want.BootEvery, want.CPUShare, want.MaxStall = 5*time.Minute, 24*time.Hour, 0.5, 200*time.Millisecond
-	want.RecoverInPlace, want.Probes = 2, []model.Probe{{Kind: model.ProbeAgent, Timeout: 2 * time.Minute}}
+	want.RecoverInPlace, want.Probes = 2, []model.Probe{{Kind: probeAgent, Timeout: 2 * time.Minute}}
 	want.Calendar = &model.Calendar{Windows: []model.Window{
 		{Name: "office hours", Days: []int{1, 2, 3, 4, 5}, From: 480, To: 1080, RPO: 10 * time.Second, Tier: model.Gold, MaxBandwidth: &slow},
 		{Name: "night", Days: []int{0, 1, 2, 3, 4, 5, 6}, From: 1320, To: 300, RPO: 5 * time.Minute, MaxBandwidth: &fast},
@@ -140,7 +140,6 @@ func TestEachRefusalNamesItsLineAndReason(t *testing.T) {
 		"mode":        {"version: 1\nfailover: soon\n", `2:11: failover is auto or manual, not "soon"`},
 		"rule":        {"version: 1\nfailover: {guard_level: 1}\n", "2:12: there is no field failover.guard_level; is it failover.guard-level?"},
 		"no guard":    {"version: 1\nfailover:\n  isolation: keep\n  guard-level: 2\n", "4:16: failover.guard-level is of leases, and isolation keep in line 3 has none"},
-		"release":     {"version: 1\nfailover: {on-standby-loss: release}\n", "2:29: failover.on-standby-loss: a lease is not given back while the standby is lost by this version"},
 		"salvage":     {"version: 1\nrto: 30s\nfailover: {salvage: 30s}\n", "3:21: failover.salvage alone may take 30s, and the rto is 30s"},
 		"probe":       {"version: 1\nfailover: {probes: [{kind: tcp}]}\n", "2:21: failover.probes[0]: a tcp probe needs an address HOST:PORT"},
 		"no shell":    {"version: 1\nfailover: {probes: [{kind: command, command: [curl, x]}]}\n", "2:21: failover.probes[0]: a command probe needs a command that begins with a full path"},
@@ -192,8 +191,8 @@ failover:
 	want.RTO, want.BootEvery, want.CPUShare, want.MaxStall = 2*time.Minute, 24*time.Hour, 0.25, 80*time.Millisecond
 	want.Failover, want.Isolation, want.GuardLevel, want.RecoverInPlace, want.Salvage = model.FailoverManual, model.IsolationKill, 1, 3, 30*time.Second
 	want.Networks = map[string]string{"default": "br-standby"}
-	want.Probes = []model.Probe{{Kind: model.ProbeTCP, Address: "10.0.0.9:5432", Timeout: 30 * time.Second},
-		{Kind: model.ProbeCommand, Command: []string{"/usr/local/bin/check", "--db", "--db"}}}
+	want.Probes = []model.Probe{{Kind: probeTCP, Address: "10.0.0.9:5432", Timeout: 30 * time.Second},
+		{Kind: probeCommand, Command: []string{"/usr/local/bin/check", "--db", "--db"}}}
 	require.Equal(t, want, p)
 	require.Empty(t, Warnings(p))
 }
@@ -350,7 +349,7 @@ func TestParserAndSchemaAgree(t *testing.T) {
 	for _, good := range []string{
 		"version: 1", "version: 1\ncompression: off", "version: 1\nfailover: manual\nrpo: 1h30m", "version: 1\nbudgets: {bandwidth: unlimited}", "version: 1\nbudgets: {bandwidth: 1.5MiB}",
 		"version: 1\nrto: 5m\nverification: boot\nbudgets: {cpu: 25%, stall: 100ms}", "version: 1\nverification: {boot: 12h}",
-		"version: 1\nfailover: {mode: manual, isolation: kill, guard-level: 1, recover-in-place: 0, salvage: 0s, networks: {default: br0}}",
+		"version: 1\nfailover: {on-standby-loss: release}", "version: 1\nfailover: {mode: manual, isolation: kill, guard-level: 1, recover-in-place: 0, salvage: 0s, networks: {default: br0}}",
 		"version: 1\nfailover: {probes: [{kind: tcp, address: \"10.0.0.9:5432\", timeout: 2m}, {kind: command, command: [/usr/bin/test, -f, -f]}, {kind: agent}]}",
 		"version: 1\nretention: {keep-last: 2, hourly: 0}", "version: 1\ncalendar: {time-zone: America/Argentina/Ushuaia, windows: [{from: 8:00, to: 24:00, tier: gold}]}",
 	} {
