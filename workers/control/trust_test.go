@@ -3,8 +3,10 @@ package control
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +41,7 @@ func (s *site) certify() {
 
 // A stolen certificate of a host is worth that host, on the real bundled Temporal.
 func TestAHostsCertificateServesItsOwnQueuesOnly(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0)) // what is private must be so by itself
 	s := raise(t, true)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -91,4 +94,27 @@ func TestAHostsCertificateServesItsOwnQueuesOnly(t *testing.T) {
 	// Nobody comes in without a certificate of the site.
 	_, err = dial(nil)
 	require.Error(t, err)
+
+	for _, root := range []string{s.o.DataDir, s.o.AuthorityDir, s.o.TLSDir, dir} {
+		private(t, root)
+	}
+}
+
+// private walks what lies below a folder: nobody else can read any of it.
+func private(t *testing.T, root string) {
+	t.Helper()
+	seen := 0
+	require.NoError(t, filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || path == root && e.IsDir() {
+			return err // the test's own folder
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil // a temporary file of Temporal's went away
+		}
+		seen++
+		require.Zero(t, info.Mode().Perm()&0o077, "%s has mode %04o", path, info.Mode().Perm())
+		return nil
+	}))
+	require.NotZero(t, seen, root)
 }
