@@ -183,7 +183,8 @@ func (f *struck) chain(p labkit.Protection) {
 // moved waits for the VM on host-b and measures what was lost and how long it was down.
 func (f *struck) moved(limit time.Duration) {
 	f.t.Helper()
-	f.until(limit, "the failover", func(p labkit.Protection) bool { return p.Primary == hostB })
+	p := f.until(limit, "the failover", func(p labkit.Protection) bool { return p.Primary == hostB })
+	f.t.Logf("failover: %s", steps(p, f.at))
 	f.loss = f.recovered(hostA, hostB, f.at, time.Minute)
 	f.rto = f.loss.RTO
 	// The guest's own boot is what its QEMU needs from its start to its first row.
@@ -198,6 +199,27 @@ func (f *struck) moved(limit time.Duration) {
 			}
 		}
 	}
+}
+
+// steps is the timeline of a failover, in seconds since a moment.
+func steps(p labkit.Protection, since time.Time) string {
+	var f struct {
+		StartedAt time.Time `json:"started_at"`
+		Steps     []struct {
+			Name  string    `json:"name"`
+			At    time.Time `json:"at"`
+			Took  float64   `json:"took_s"`
+			Error string    `json:"error"`
+		} `json:"steps"`
+	}
+	if p.Failover == nil || json.Unmarshal(*p.Failover, &f) != nil {
+		return "unknown"
+	}
+	out := fmt.Sprintf("began %.1f", f.StartedAt.Sub(since).Seconds())
+	for _, x := range f.Steps {
+		out += fmt.Sprintf(", %s %.1f+%.1f%s", x.Name, x.At.Sub(since).Seconds(), x.Took, x.Error)
+	}
+	return out
 }
 
 // lostWithin says that no more was lost than status had promised to lose.
@@ -222,9 +244,9 @@ func (f *struck) frozen(limit time.Duration) {
 	f.eventually(limit, "the guard to freeze the VM", func() bool { return f.state(hostA) == "T" })
 }
 
-// state is the letter of the QEMU's main thread.
+// state is the letter of the QEMU's main thread; empty when there is none.
 func (s *story) state(host string) string {
-	out, err := s.lab.Exec(s.ctx, host, "sh", "-c", fmt.Sprintf("sed 's/.*) //; s/ .*//' /proc/$(cat /run/libvirt/qemu/%s.pid)/stat", s.name))
+	out, err := s.lab.Exec(s.ctx, host, "sh", "-c", fmt.Sprintf("p=$(cat /run/libvirt/qemu/%s.pid) && sed 's/.*) //; s/ .*//' /proc/$p/stat", s.name))
 	if err != nil {
 		return ""
 	}

@@ -46,7 +46,12 @@ func faults() []fault {
 		}},
 		{id: "S10", name: "the primary is power-cycled", strike: func(f *struck) {
 			f.run("crash", hostA)
-			f.run("boot", hostA)
+			_, _ = f.lab.Run(f.ctx, "boot", hostA) // a failover that has begun may cut the power again
+			p := f.until(2*time.Minute, "the VM to run again", func(p labkit.Protection) bool {
+				ack, _ := f.watch.LastAck(p.Primary)
+				return ack.At.After(f.at.Add(2 * time.Second))
+			})
+			f.note("it runs on %s, generation %d", p.Primary, p.Generation)
 		}},
 		{id: "S12", name: "power loss of the primary, its fence device dead with it", strike: func(f *struck) {
 			f.fenceFault(hostA)
@@ -106,14 +111,20 @@ func faults() []fault {
 			f.run("fence-fault", hostA, "--off")
 			f.run("boot", hostA)
 		}},
-		{id: "S24", name: "the target dies while it waits for the lease of a host that lives", strike: func(f *struck) {
+		{id: "S24", name: "the target dies while it waits for the lease of a host that lives", stays: true, strike: func(f *struck) {
 			f.fenceFault(hostA)
 			f.run("partition", hostA)
 			f.until(2*time.Minute, "the failover to wait", func(p labkit.Protection) bool { return p.Phase == "FailingOver" })
 			f.pause(10 * time.Second)
 			f.run("crash", hostB)
-			f.run("fence-fault", hostA, "--off")
 			f.run("heal", hostA)
+			healed := time.Now()
+			f.eventually(4*time.Minute, "the VM to go on where it was", func() bool {
+				ack, _ := f.watch.LastAck(hostA)
+				return ack.At.After(healed)
+			})
+			f.note("given back after %.0f s", time.Since(healed).Seconds())
+			f.run("fence-fault", hostA, "--off")
 			f.run("boot", hostB)
 		}},
 		{id: "S28", name: "the control plane is killed in the middle of a failover", strike: func(f *struck) {
