@@ -70,6 +70,7 @@ is kept here. The server must run with --join-listen and the same --ca-dir.`, "u
 			Action: e.caToken,
 		},
 	}
+	commands = append([]*cli.Command{e.setupCommand(dir, valid)}, commands...)
 	for _, c := range commands {
 		c.OnUsageError, c.HideHelpCommand, c.Action = usage, true, strict(c.Action)
 	}
@@ -81,7 +82,7 @@ is kept here. The server must run with --join-listen and the same --ca-dir.`, "u
 			if c.NArg() > 0 {
 				return model.Fail(model.InvalidArgument, nil, "there is no command ca %s", c.Args().First()).WithTry("understudy ca --help")
 			}
-			return model.Fail(model.InvalidArgument, nil, "ca needs a command: init, issue, renew, show or token").WithTry("understudy ca --help")
+			return model.Fail(model.InvalidArgument, nil, "ca needs a command: setup, init, issue, renew, show or token").WithTry("understudy ca --help")
 		},
 	}
 }

@@ -40,3 +40,35 @@ func TestASiteGetsItsAuthorityAndItsCertificates(t *testing.T) {
 	require.Equal(t, exitNotFound, d.run("ca", "token", "--ca-dir", filepath.Join(dir, "none"), "kvm2"))
 	require.Equal(t, exitUsage, d.run("join", "--server", "a:1", "--token", "half a token", "--tls-dir", filepath.Join(dir, "j")))
 }
+
+// What an administrator set stays, what is missing is added once, and no settings are made where the package is not.
+func TestSetupMakesAMachineTheControlPlane(t *testing.T) {
+	d := sit(t)
+	d.now = time.Now
+	dir := t.TempDir()
+	settings := filepath.Join(dir, "server.conf")
+	require.NoError(t, os.WriteFile(settings, []byte("#UNDERSTUDY_SERVER_IP=127.0.0.1\nUNDERSTUDY_SERVER_JOIN_LISTEN=10.0.0.5:9999"), 0o640))
+	args := []string{"ca", "setup", "--ca-dir", filepath.Join(dir, "ca"), "--tls-dir", filepath.Join(dir, "tls"), "--operator-dir", filepath.Join(dir, "op"),
+		"--settings", settings, "--ip", "10.0.0.5", "kvm1", "kvm2"}
+	require.Zero(t, d.run(args...), d.stderr.String())
+	lines := strings.Split(strings.TrimSpace(d.stdout.String()), "\n")
+	require.Len(t, lines, 2)
+	require.True(t, strings.HasPrefix(lines[0], "understudy join --server 10.0.0.5:7461 --token us1."), lines[0])
+	first, err := os.ReadFile(settings)
+	require.NoError(t, err)
+	require.Contains(t, string(first), "\nUNDERSTUDY_SERVER_IP=10.0.0.5\n")
+	require.Contains(t, string(first), "JOIN_LISTEN=10.0.0.5:9999\n#")
+	require.Equal(t, 1, strings.Count(string(first), "JOIN_LISTEN"), "the administrator's own stays")
+	certificate, err := os.ReadFile(filepath.Join(dir, "tls", "tls.crt"))
+	require.NoError(t, err)
+
+	require.Zero(t, d.run(args...), d.stderr.String())
+	again, err := os.ReadFile(settings)
+	require.NoError(t, err)
+	require.Equal(t, string(first), string(again), "twice is once")
+	same, err := os.ReadFile(filepath.Join(dir, "tls", "tls.crt"))
+	require.NoError(t, err)
+	require.Equal(t, string(certificate), string(same))
+	require.Equal(t, exitUsage, d.run("ca", "setup", "kvm1"), "without an address")
+	require.Equal(t, exitUsage, d.run("ca", "setup", "--ip", "10.0.0.5", "../x"))
+}

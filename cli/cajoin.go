@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 
@@ -19,7 +20,8 @@ func (e *env) joinCommand() *cli.Command {
 	return &cli.Command{
 		Name: "join", Usage: "get this host its certificate by a one-time token",
 		Description: `Makes a key here, which never leaves this host, and asks the server to sign it. The token names the authority, so that a
-false server is noticed. After a lost answer the same command can be repeated. The agent renews the certificate by itself.
+false server is noticed. After a lost answer the same command can be repeated. The agent renews the certificate by itself. Its settings get
+its name, its certificate and the server's Temporal, where they say nothing else.
 
 EXAMPLE
    understudy join --server control.example.org:7461 --token -
@@ -29,6 +31,7 @@ EXAMPLE
 			&cli.StringFlag{Name: "server", Usage: "`HOST:PORT` of --join-listen of the server"},
 			&cli.StringFlag{Name: "token", EnvVars: []string{"UNDERSTUDY_TOKEN"}, Usage: "what understudy ca token printed; - reads it from standard input, where nobody sees it"},
 			&cli.StringFlag{Name: "tls-dir", EnvVars: []string{"UNDERSTUDY_TLS_DIR"}, Value: defaultTLS, Usage: "`FOLDER` for key and certificates; it becomes private (mode 0700)"},
+			&cli.StringFlag{Name: "settings", Value: agentSettings, Usage: "`FILE` of the agent's settings; left alone where there is none"},
 		},
 		Action: e.join,
 	}
@@ -51,6 +54,19 @@ func (e *env) join(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(e.out, "%s: %s\n", filepath.Join(dir, trust.CertificateFile), id)
-	return err
+	if _, err := fmt.Fprintf(e.out, "%s: %s\n", filepath.Join(dir, trust.CertificateFile), id); err != nil {
+		return err
+	}
+	server, _, err := net.SplitHostPort(c.String("server"))
+	if err != nil {
+		return model.Fail(model.InvalidArgument, err, "--server is HOST:PORT")
+	}
+	added, err := addSettings(c.String("settings"), "join", []setting{
+		{"UNDERSTUDY_AGENT_HOST", id.Name}, {"UNDERSTUDY_AGENT_TEMPORAL_ADDRESS", net.JoinHostPort(server, temporalPort)}, {"UNDERSTUDY_AGENT_TLS_DIR", dir},
+	})
+	if err != nil {
+		return err
+	}
+	e.sayAdded(c.String("settings"), added)
+	return nil
 }
