@@ -11,3 +11,4 @@ if [ -d /run/systemd/system ]; then
     systemctl disable --now "$unit.service" >/dev/null 2>&1 || true
   done
 fi
+/usr/bin/understudy guard install-hook --remove || true
