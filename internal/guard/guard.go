@@ -204,8 +204,12 @@ func (g *Guard) finish() {
 	_ = g.only.Close()
 }
 
-// tick looks at everything once, gives orders, feeds the watchdog and says when to look again.
+// tick gives every copy its order, feeds the watchdog and says when to look again. The copies that are known have theirs
+// before the scan for others, which takes its time on a busy host.
 func (g *Guard) tick() model.BootTime {
+	g.mu.Lock()
+	g.orders(now())
+	g.mu.Unlock()
 	found, err := g.hand.proc.scan(g.knows)
 	at := now()
 	next := at.Add(g.o.Every)
@@ -218,13 +222,10 @@ func (g *Guard) tick() model.BootTime {
 	if err == nil {
 		g.meet(found, at)
 	}
-	starving := ""
-	for uuid, v := range g.vms {
-		if at < v.rec.Deadline.Add(-g.o.Early) {
-			next = min(next, v.rec.Deadline.Add(-g.o.Early))
-		}
-		if late := g.order(v, at); late != "" {
-			starving = uuid + ": " + late
+	starving := g.orders(at)
+	for _, v := range g.vms {
+		if act := v.rec.Deadline.Add(-g.o.Early); at < act {
+			next = min(next, act)
 		}
 	}
 	if starving == "" && err != nil {
@@ -241,6 +242,16 @@ func (g *Guard) tick() model.BootTime {
 		g.dog.feed()
 	}
 	return next
+}
+
+// orders goes over all VMs and returns why the watchdog must not be fed. Under the lock.
+func (g *Guard) orders(at model.BootTime) (starving string) {
+	for uuid, v := range g.vms {
+		if late := g.order(v, at); late != "" {
+			starving = uuid + ": " + late
+		}
+	}
+	return starving
 }
 
 func (g *Guard) knows(uuid string) bool {

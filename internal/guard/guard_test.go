@@ -12,10 +12,10 @@ import (
 )
 
 func TestALeasedVMStandsBeforeItsDeadlineAndGoesOnUnderALaterOne(t *testing.T) {
-	p, vm := stand(t), aVM()
+	p, vm := stand(t, func(o *Options) { o.Early = time.Second }), aVM()
 	q := start(t, vm)
-	deadline := now().Add(600 * time.Millisecond)
-	require.NoError(t, p.arm(vm, 3, model.ModeLeased, 600*time.Millisecond))
+	deadline := now().Add(2 * time.Second)
+	require.NoError(t, p.arm(vm, 3, model.ModeLeased, 2*time.Second))
 	q.stays("it runs under its lease", q.runs)
 	q.soon("frozen", q.frozen)
 	kindOf(t, model.Refused, p.mayStart(vm))

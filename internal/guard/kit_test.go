@@ -23,7 +23,6 @@ const playQEMU = "GUARD_TEST_PLAYS_QEMU"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(playQEMU) != "" {
-		_, _ = os.Stdout.WriteString("up\n")
 		_, _ = io.Copy(io.Discard, os.Stdin) // ends with the test
 		os.Exit(0)
 	}
@@ -45,11 +44,7 @@ func start(t *testing.T, vm string) *qemu {
 	cmd.Env = append(os.Environ(), playQEMU+"=1")
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	_, err = out.Read(make([]byte, 3))
-	require.NoError(t, err)
 	q := &qemu{t, cmd, make(chan struct{})}
 	go func() {
 		_ = cmd.Wait()
@@ -60,6 +55,8 @@ func start(t *testing.T, vm string) *qemu {
 		<-q.end
 		_ = in.Close()
 	})
+	// Not until it says something: where it may not run, it is frozen before.
+	q.soon("started", func() bool { _, up := procfs{"/proc"}.identify(q.pid()); return up })
 	return q
 }
 
@@ -94,7 +91,7 @@ func (q *qemu) dead() bool {
 
 func (q *qemu) soon(what string, is func() bool) {
 	q.t.Helper()
-	require.Eventually(q.t, is, 4*time.Second, 2*time.Millisecond, what)
+	require.Eventually(q.t, is, 10*time.Second, 2*time.Millisecond, what)
 }
 
 func (q *qemu) stays(what string, is func() bool) {

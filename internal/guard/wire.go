@@ -1,6 +1,6 @@
 // Package guard stops a protected VM on this host when its lease runs out, and gates every start. It has no network, no
 // libvirt and no configuration but its socket and its two folders, so that nothing which fails beside it can keep it from
-// acting. What it may do is laid down in the single-writer protocol, docs/adr/0011.
+// acting. What it may do is laid down in the single-writer protocol, docs/adr/0013.
 package guard
 
 import (
