@@ -82,7 +82,7 @@ type boundRestorer struct {
 	*bound
 }
 
-func (r boundRestorer) Start(context.Context, model.VMRef, model.PointRef, model.Generation) (time.Time, error) {
+func (r boundRestorer) Start(context.Context, model.VMRef, model.PointRef, model.Generation, map[string]string) (time.Time, error) {
 	if r.hanging != nil {
 		close(r.slept)
 		<-r.hanging

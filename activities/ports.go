@@ -113,7 +113,10 @@ type Store interface {
 // Restorer is stage 5.
 type Restorer interface {
 	Materialize(ctx context.Context, vm model.VMRef, p model.PointRef, g model.Generation) ([]model.Disk, error)
-	Start(ctx context.Context, vm model.VMRef, p model.PointRef, g model.Generation) (time.Time, error)
+	Start(ctx context.Context, vm model.VMRef, p model.PointRef, g model.Generation, networks map[string]string) (time.Time, error)
+	// Fit says whether a point could be started here; Probe whether the guest of a started VM answers, and what did.
+	Fit(ctx context.Context, vm model.VMRef, p model.PointRef, networks map[string]string) (notes []string, err error)
+	Probe(ctx context.Context, vm model.VMRef, probes []model.Probe) (answered string, err error)
 	Confirm(ctx context.Context, vm model.VMRef, watch time.Duration) (running, guestAgent bool, detail string, err error)
 	Dismantle(ctx context.Context, vm model.VMRef, g model.Generation) error
 	Surrender(ctx context.Context, vm model.VMRef) error

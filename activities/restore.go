@@ -35,7 +35,7 @@ func (h *Host) start(ctx context.Context, in contract.StartIn) (contract.StartOu
 		return contract.StartOut{}, toWire(err)
 	}
 	began := h.Now()
-	at, err := h.Restorer.Start(ctx, in.VM, in.Point, in.Generation)
+	at, err := h.Restorer.Start(ctx, in.VM, in.Point, in.Generation, in.Networks)
 	if err != nil {
 		return contract.StartOut{}, toWire(err)
 	}

@@ -18,12 +18,15 @@ import (
 const (
 	startTries  = 3 // points that a failover tries to start, newest first
 	stayRunning = 3 * time.Second
+
+	dismantleTries = 2 // of an undo that the VM's way back waits for; what is left is taken away when that host is used again
 )
 
 // failover is one takeover, from the choice of a point to a running VM.
 //
 //	step         does                                          undo        idempotent because
 //	elect        newest verified point in the target's store   –           reads only
+//	fit          the target has what the point needs           –           reads only
 //	claim        control plane's record: seal 1                hand back   same generation and attempt
 //	seal         target's floor: seal 2                        hand back   same generation and attempt
 //	prove        evidence that the old VM is off, after both   hand back   bound to the attempt; what is off stays off
@@ -33,6 +36,8 @@ const (
 //	materialize  bootable overlay on the point                 dismantle   named by the generation
 //	start        define and start                              dismantle   a running one is success
 //	confirm      it stays running                              –           reads only
+//	probe        the guest answers                             –           reads only
+//	hold         only if asked: a person decides               –           waits
 //	———————————————— point of no return ————————————————
 //	commit       probation is over: mode sole                  –           one way
 //	publish      child-finished to the protection              –           only the first one counts
@@ -54,6 +59,16 @@ type failover struct {
 	// admitted: the recovery has given this start a slot, or will.
 	admitted bool
 	paused   time.Time // of a switchover: when the order to pause was given
+
+	// What is heard while it runs (conclude.go).
+	word      *model.Evidence // of a person, that the old host is off
+	wordAt    time.Time       // when it came
+	forced    bool            // not to wait for a lease
+	abandoned *contract.FailoverOrder
+	decision  *contract.FailoverOrder // of one that is held
+	heard     bool                    // the old host, again
+	lost      bool                    // the target
+	unsure    bool                    // it was started, and nobody could say whether it runs
 }
 
 // FailoverVM takes a VM over. It answers its parent by signal, because the parent may have continued as new; its own
@@ -61,9 +76,11 @@ type failover struct {
 func FailoverVM(ctx workflow.Context, in contract.FailoverIn) (contract.FailoverOut, error) {
 	f := &failover{
 		in: in, id: contract.FailoverID(in.VM.UUID, in.Generation),
-		log: log.With(workflow.GetLogger(ctx), "vm", in.VM.Name, "generation", uint64(in.Generation)),
-		out: contract.FailoverOut{Generation: in.Generation, Steps: []contract.FailoverStep{}},
+		log:  log.With(workflow.GetLogger(ctx), "vm", in.VM.Name, "generation", uint64(in.Generation)),
+		out:  contract.FailoverOut{Generation: in.Generation, Steps: []contract.FailoverStep{}},
+		word: in.Confirmed, forced: in.Force,
 	}
+	workflow.Go(ctx, f.listen)
 	if err := contract.QueryFailover.Handle(ctx, func() (contract.FailoverOut, error) { return f.out, nil }); err != nil {
 		return f.out, err
 	}
@@ -81,6 +98,7 @@ func FailoverVM(ctx workflow.Context, in contract.FailoverIn) (contract.Failover
 func (f *failover) takeOver(ctx workflow.Context) error {
 	for _, s := range append(f.plannedSteps(), []takeoverStep{
 		{"elect", f.elect},
+		{"fit", f.fit},
 		{"claim", f.claim},
 		{"seal", f.seal},
 		{"prove", f.prove},
@@ -88,9 +106,10 @@ func (f *failover) takeOver(ctx workflow.Context) error {
 		{"turn", f.admission},
 		{"permit", f.permit},
 		{"boot", f.boot},
+		{"hold", f.hold},
 		{"commit", f.commit},
 	}...) {
-		if s.name == "salvage" && f.in.Salvage == nil || s.name == "turn" && f.in.Place == nil || s.name == "commit" && f.mode() != model.ModeProbation {
+		if f.skips(s.name) {
 			continue
 		}
 		if err := f.step(ctx, s.name, s.do); err != nil {
@@ -98,6 +117,20 @@ func (f *failover) takeOver(ctx workflow.Context) error {
 		}
 	}
 	return nil
+}
+
+func (f *failover) skips(step string) bool {
+	switch step {
+	case "salvage":
+		return f.in.Salvage == nil
+	case "turn":
+		return f.in.Place == nil
+	case "hold":
+		return !f.in.Hold
+	case "commit":
+		return f.mode() != model.ModeProbation
+	}
+	return false
 }
 
 type takeoverStep struct {
@@ -112,10 +145,7 @@ func (f *failover) step(ctx workflow.Context, name string, do func(workflow.Cont
 	}
 	began := workflow.Now(ctx)
 	detail, err := do(ctx)
-	f.out.Steps = append(f.out.Steps, contract.FailoverStep{
-		Name: name, At: began, Took: workflow.Now(ctx).Sub(began), Detail: detail, Error: clip(sentence(err)),
-	})
-	f.show(ctx)
+	f.note(ctx, contract.FailoverStep{Name: name, At: began, Took: workflow.Now(ctx).Sub(began), Detail: detail, Error: clip(sentence(err))})
 	return err
 }
 
@@ -172,6 +202,9 @@ func (f *failover) seal(ctx workflow.Context) (string, error) {
 }
 
 func (f *failover) permit(ctx workflow.Context) (string, error) {
+	if f.lost { // as long as it is not permitted, the VM goes back without a wait
+		return "", f.refuse(model.Unreachable, "%s fell silent before it was permitted to start %s", f.in.To, f.in.VM.Name)
+	}
 	out, err := contract.Permit.Execute(ctx, contract.ControlQueue, fmt.Sprintf("generation %d may run on %s", f.in.Generation, f.in.To), contract.PermitIn{
 		Fence: f.fence(), Host: f.in.To, Attempt: f.id, Evidence: f.out.Evidence, Mode: f.mode(), Terms: f.sealed,
 	})
@@ -185,11 +218,13 @@ func (f *failover) permit(ctx workflow.Context) (string, error) {
 
 // boot starts the elected point, or an older one when it does not come up. A point that a person chose is not replaced.
 func (f *failover) boot(ctx workflow.Context) (string, error) {
-	f.undo.add("dismantle", f.dismantle)
+	f.undo.addPatient("dismantle", dismantleTries, f.dismantle)
 	for try := 1; ; try++ {
 		detail, err := f.startPoint(ctx)
 		if err == nil {
-			f.undo.pointOfNoReturn()
+			if !f.in.Hold {
+				f.undo.pointOfNoReturn()
+			}
 			return detail, nil
 		}
 		if !anotherPointMayHelp(err) || try == startTries || f.in.Seq != 0 {
@@ -230,15 +265,20 @@ func (f *failover) startPoint(ctx workflow.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("from point %d", point.Seq), f.step(ctx, "confirm", f.confirm)
+	err = f.step(ctx, "confirm", f.confirm)
+	if err == nil && len(f.in.Probes) > 0 && !f.unsure {
+		err = f.step(ctx, "probe", f.probe)
+	}
+	return fmt.Sprintf("from point %d", point.Seq), err
 }
 
-// confirm waits until the VM has stayed up for a moment. When the agent is lost after the start, the VM probably runs and
-// nobody could take it back: it goes forward, and says so.
+// confirm waits until the VM has stayed up for a moment. When the agent is lost after the start and nobody else could run
+// the VM, it goes forward, and says so.
 func (f *failover) confirm(ctx workflow.Context) (string, error) {
 	out, err := contract.Confirm.Execute(ctx, contract.HostQueue(f.in.To), "does it stay up?", contract.ConfirmIn{Fence: f.fence(), For: stayRunning})
 	switch {
-	case err != nil && ctx.Err() == nil && unclear(err):
+	case err != nil && ctx.Err() == nil && unclear(err) && !f.mayGoBack():
+		f.unsure = true
 		return "started, but not confirmed: " + sentence(err), nil
 	case err != nil:
 		return "", err
@@ -296,6 +336,9 @@ func (f *failover) control() []model.Grantor {
 
 // commit ends the probation, at the control plane first. Should it not come through, the protection commits later: the VM runs.
 func (f *failover) commit(ctx workflow.Context) (string, error) {
+	if f.unsure || f.lost { // the control plane may have to take it back
+		return "later: " + string(f.in.To) + " is not heard", nil
+	}
 	in := contract.SetModeIn{Fence: f.fence(), Host: f.in.To, Mode: model.ModeSole, Terms: f.sealed}
 	if _, err := contract.SetMode.Execute(ctx, contract.ControlQueue, "probation is over", in); err != nil {
 		return "later: " + sentence(err), nil

@@ -38,14 +38,16 @@ func (p *protection) startFailover(ctx workflow.Context) {
 	}
 	in.Salvage = p.maySalvage(t)
 	in.GuardLevel, in.Force = st.Policy.GuardLevel, t.Force
-	in.Action, in.Networks = st.Policy.Isolation, st.Policy.Networks
+	in.Action, in.Networks, in.Probes = st.Policy.Isolation, st.Policy.Networks, st.Policy.Probes
+	in.ByPerson, in.Hold = t.Request, t.Hold
+	in.Silence = t.Silent && !t.Request && st.Off == ""
 	if t.Planned == nil {
 		in.Place = p.place(in.FromSilent)
 	}
 	planned := p.plan(&in, t, workflow.Now(ctx), p.compression())
 	id := contract.FailoverID(p.vm.UUID, g)
 	st.Failover = &contract.FailoverBrief{
-		WorkflowID: id, Generation: g, From: in.From, To: in.To, Reason: t.Reason, StartedAt: workflow.Now(ctx), Planned: planned,
+		WorkflowID: id, Generation: g, From: in.From, To: in.To, Reason: t.Reason, StartedAt: workflow.Now(ctx), Planned: planned, Hold: t.Hold,
 	}
 	p.refresh(ctx)
 	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
@@ -120,7 +122,7 @@ func (p *protection) swapRoles(ctx workflow.Context, out contract.FailoverOut) {
 	st.Points, p.learned = 0, learned{} // another store, and the other direction of the link
 	st.Trigger, st.Off, st.TakeUp = nil, "", false
 	st.Failures, st.LastError = 0, ""
-	st.StandbyReady = false
+	st.StandbyReady, st.StandbySilentAt = false, nil
 	p.moved(ctx, out)
 	p.stopFailing()
 	p.clear(contract.AlertVMDown, contract.AlertIOError, contract.AlertVMPaused, contract.AlertStandbyFull, contract.AlertFreezeFailed, contract.AlertCutOff, contract.AlertGuest)
@@ -141,6 +143,15 @@ func (p *protection) cameToNothing(ctx workflow.Context, out contract.FailoverOu
 	if stopped && st.Off == "" {
 		st.Off = "it was stopped for a failover"
 	}
+	switch {
+	case out.HeardAgain:
+		st.Trigger, p.look = nil, true
+		st.Totals.FalseAlarms++
+		return
+	case out.TakenBackBy != "":
+		p.takenBack(ctx, out)
+		return
+	}
 	alert := contract.AlertFailoverFailed
 	if out.ErrorType == string(model.FenceUnconfirmed) {
 		alert = contract.AlertFenceUnconfirmed
@@ -160,6 +171,20 @@ func (p *protection) cameToNothing(ctx workflow.Context, out contract.FailoverOu
 	st.FailoverTries++
 	at := workflow.Now(ctx).Add(min(againFirst<<min(st.FailoverTries-1, 10), againLast))
 	st.RetryAt = &at
+}
+
+// takenBack: a person wanted the VM to stay where it was. It goes on there if its host is heard and the takeover is what had
+// stopped it; whatever else, nothing moves by itself until a person resumes.
+func (p *protection) takenBack(ctx workflow.Context, out contract.FailoverOut) {
+	st := p.st
+	wasDown := st.Off != ""
+	if out.Evidence != nil && !wasDown {
+		st.Off = "it was stopped for a failover"
+	}
+	st.Trigger, p.look = nil, true
+	if p.silent(st.Primary) || wasDown || out.Outcome == contract.OutcomeFailed {
+		p.leaveAlone(ctx, out.TakenBackBy, "a failover was taken back: "+clip(out.Error))
+	}
 }
 
 // takeUp lets the primary go on after a takeover was rolled back. A surrender may have stopped its VM, also one whose answer

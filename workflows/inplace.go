@@ -46,6 +46,12 @@ func (p *protection) restart(ctx workflow.Context) {
 	if st.Trigger != t {
 		return // a person, or a host that fell silent, came before the answer
 	}
+	if err == nil && len(st.Policy.Probes) > 0 {
+		_, err = contract.Probe.Execute(ctx, p.queue(st.Primary), "does the guest answer?", contract.ProbeIn{Fence: p.fence(), Probes: st.Policy.Probes})
+		if st.Trigger != t {
+			return
+		}
+	}
 	if err != nil {
 		p.log.Warn("the VM could not be started again where it was", "error", err)
 		t.NoRestart = true

@@ -120,6 +120,8 @@ func (p *protection) onSuspect(ctx workflow.Context, in contract.HostSignalIn) {
 		return
 	}
 	p.st.HostSilent[string(in.Host)] = true
+	p.tell(ctx, in.Host, true)
+	p.standbySilent(ctx)
 	p.alert(ctx, silentAlert(in.Host), string(in.Host)+" is not heard: "+in.Detail, "understudy doctor --host "+string(in.Host))
 	if in.Host == p.st.Primary {
 		p.st.LastLoad = loadWords(in.Facts)
@@ -135,6 +137,7 @@ func (p *protection) onRecovered(ctx workflow.Context, in contract.HostSignalIn)
 	if in.Facts != nil {
 		p.link(in.Host, *in.Facts)
 	}
+	p.tell(ctx, in.Host, false)
 	p.heard(in.Host)
 	p.suspect(ctx) // the standby may be the witness that was missing
 }

@@ -54,6 +54,7 @@ type protection struct {
 	bindAt  time.Time // binding failed; not before this
 	takeUps int       // that failed in a row
 	judging bool      // the judge coroutine lives
+	waiting bool      // for the release of a lease
 	blind   int       // looks that failed in a row
 
 	moveErr error // why the switchover that somebody asked for does not take place
@@ -108,7 +109,8 @@ func open(ctx workflow.Context, in contract.ProtectIn) *protection {
 // run is the loop: whatever is most urgent, once, and again.
 func (p *protection) run(ctx workflow.Context) error {
 	workflow.Go(ctx, p.watchExposure)
-	p.suspect(ctx) // a run may begin with a silent primary
+	p.suspect(ctx)       // a run may begin with a silent primary
+	p.standbySilent(ctx) // or standby
 	for ctx.Err() == nil {
 		p.wake, p.interrupted = false, false
 		p.refresh(ctx)
@@ -121,6 +123,8 @@ func (p *protection) run(ctx workflow.Context) error {
 			p.rediscover(ctx)
 		case p.st.TakeUp && !p.silent(p.st.Primary):
 			p.takeUp(ctx)
+		case p.mayRelease(ctx):
+			p.letGo(ctx)
 		case p.mayRestart(ctx):
 			p.restart(ctx)
 		case p.st.Trigger != nil && p.blocked() == "":

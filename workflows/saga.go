@@ -21,12 +21,17 @@ type saga struct {
 }
 
 type undoStep struct {
-	name string
-	do   func(workflow.Context) error
+	name     string
+	attempts int
+	do       func(workflow.Context) error
 }
 
 func (s *saga) add(name string, do func(workflow.Context) error) {
-	s.undos = append(s.undos, undoStep{name, do})
+	s.addPatient(name, undoAttempts, do)
+}
+
+func (s *saga) addPatient(name string, attempts int, do func(workflow.Context) error) {
+	s.undos = append(s.undos, undoStep{name, attempts, do})
 }
 
 // withdraw forgets the newest undo of that name: its step surely did not happen, or was taken back already.
@@ -47,7 +52,7 @@ func (s *saga) unwind(ctx workflow.Context) (undone, stuck []string) {
 	free, cancel := workflow.NewDisconnectedContext(ctx)
 	defer cancel()
 	for i := len(s.undos) - 1; i >= 0; i-- {
-		if err := persist(free, s.undos[i].do); err != nil {
+		if err := persist(free, s.undos[i].attempts, s.undos[i].do); err != nil {
 			stuck = append(stuck, s.undos[i].name+": "+sentence(err))
 			continue
 		}
@@ -58,9 +63,9 @@ func (s *saga) unwind(ctx workflow.Context) (undone, stuck []string) {
 }
 
 // persist repeats an undo: giving up means a person has to do it.
-func persist(ctx workflow.Context, do func(workflow.Context) error) error {
+func persist(ctx workflow.Context, attempts int, do func(workflow.Context) error) error {
 	var err error
-	for attempt := range undoAttempts {
+	for attempt := range attempts {
 		if attempt > 0 {
 			if stop := workflow.Sleep(ctx, undoPause<<(attempt-1)); stop != nil {
 				return stop

@@ -22,7 +22,7 @@ func TestACrashOnAHostThatIsWellLosesNothing(t *testing.T) {
 	w := takeover(t)
 	out, err := w.run(salvaging(w))
 	require.NoError(t, err)
-	require.Equal(t, []string{"elect", "claim", "seal", "prove", "salvage", "permit", "materialize", "start", "confirm", "boot"}, stepNames(out))
+	require.Equal(t, []string{"elect", "fit", "claim", "seal", "prove", "salvage", "permit", "materialize", "start", "confirm", "boot"}, stepNames(out))
 	last := model.PointRef{Generation: 2, Seq: 9}
 	require.Equal(t, last, out.Point.PointRef, "the point of the dead VM's disks is started")
 	require.Equal(t, &last, out.Salvaged)

@@ -132,7 +132,10 @@ func (p *protection) heard(h model.HostID) {
 		if p.st.FailoverTries > 0 {
 			p.stopFailing()
 		}
-	} else if p.st.FailoverTries > 0 {
+	} else {
+		p.st.StandbySilentAt = nil
+	}
+	if h != p.st.Primary && p.st.FailoverTries > 0 {
 		p.st.Failed = "" // a new witness, or a target that was missing: worth another try
 	}
 }

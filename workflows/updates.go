@@ -22,6 +22,7 @@ func (p *protection) handleUpdates(ctx workflow.Context) error {
 		contract.UpdFailover.Handle(ctx, p.requestFailover, p.validFailover),
 		contract.UpdUnprotect.Handle(ctx, p.requestUnprotect, p.validUnprotect),
 		contract.UpdSwitchover.Handle(ctx, p.requestSwitchover, p.validSwitchover),
+		contract.UpdConclude.Handle(ctx, p.conclude, p.validConclude),
 		contract.UpdTestFailover.Handle(ctx, p.requestTest, p.validTest),
 	)
 }
@@ -127,9 +128,12 @@ func (p *protection) replicateNow(ctx workflow.Context, in contract.ReplicateNow
 	return contract.ReplicateNowOut{Point: p.st.Recent[len(p.st.Recent)-1]}, nil
 }
 
-func (p *protection) validFailover(contract.FailoverRequestIn) error {
+func (p *protection) validFailover(in contract.FailoverRequestIn) error {
 	if err := p.mustBeReady(); err != nil {
 		return err
+	}
+	if in.Hold && p.failingOver() && !p.st.Failover.Hold {
+		return p.refuse(model.Conflict, "understudy status "+p.vm.Name, "a failover of %s runs already, and is not held", p.vm.Name)
 	}
 	if p.st.Committed.IsZero() && !p.failingOver() {
 		return p.refuse(model.Refused, "understudy points "+p.vm.Name, "there is no verified point of %s to start from", p.vm.Name)
@@ -143,10 +147,15 @@ func (p *protection) requestFailover(ctx workflow.Context, in contract.FailoverR
 		before := p.st.Failover
 		p.fire(ctx, contract.FailoverTrigger{
 			Reason: in.Reason, By: in.By, At: workflow.Now(ctx), Host: p.st.Primary, Silent: p.silent(p.st.Primary),
-			Request: true, Confirmed: in.ConfirmPrimaryDown, Seq: in.Seq,
+			Request: true, Confirmed: in.ConfirmPrimaryDown, Force: in.Force, Seq: in.Seq, Hold: in.Hold,
 		})
 		if err := workflow.Await(ctx, func() bool { return p.st.Failover != before }); err != nil {
 			return contract.FailoverRequestOut{}, err
+		}
+	} else if in.ConfirmPrimaryDown { // it may be the rung that the running one waits for
+		order := contract.FailoverOrder{Kind: contract.OrderConfirm, By: in.By, Reason: in.Reason, Force: in.Force, At: workflow.Now(ctx)}
+		if err := contract.SigFailoverOrder.SendExternal(ctx, p.st.Failover.WorkflowID, order).Get(ctx, nil); err != nil {
+			p.log.Warn("the running failover did not hear a person's word", "error", err)
 		}
 	}
 	f := p.st.Failover

@@ -121,6 +121,7 @@ func (w *world) serveOn(r contract.Registry) {
 	w.serveHosts()
 	w.serveMoves()
 	w.serveLeases()
+	w.serveProbes()
 }
 
 func (w *world) failNext(name string, errs ...error) {

@@ -180,6 +180,9 @@ type Hypervisor interface {
 	// PingGuest asks the guest agent; nil when it answered. Unsupported when the domain has no agent channel.
 	PingGuest(ctx context.Context, uuid string, timeout time.Duration) error
 
+	// Networks are the names of libvirt's networks that are active.
+	Networks(ctx context.Context) ([]string, error)
+
 	// Events delivers what libvirtd tells about domains until ctx ends; then the channel is closed. It survives restarts of
 	// libvirtd, but what happened while the connection was away is lost: reconnected (may be nil) is called after each new
 	// connection, also the first, so that the receiver compares with Domains.

@@ -24,6 +24,12 @@ const (
 	FailoverManual FailoverMode = "manual" // by a person only
 )
 
+// What OnStandbyLoss may be.
+const (
+	OnStandbyLossStay    = "stay-leased"
+	OnStandbyLossRelease = "release"
+)
+
 // Bounds of a policy.
 const (
 	MinRPO  = 2 * time.Second
@@ -124,6 +130,9 @@ func (p Policy) Validate() error {
 		return Fail(InvalidArgument, nil, "an RPO of %s does not make a point each hour to keep", p.RPO)
 	}
 	if err := p.validateCalendar(); err != nil {
+		return err
+	}
+	if err := p.validateRestore(); err != nil {
 		return err
 	}
 	if err := p.validateBudgets(); err != nil {

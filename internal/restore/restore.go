@@ -29,6 +29,7 @@ type Hypervisor interface {
 	Suspend(ctx context.Context, uuid string) error
 	Resume(ctx context.Context, uuid string) error
 	Stats(ctx context.Context, q hypervisor.StatsQuery) ([]hypervisor.Stats, error)
+	Networks(ctx context.Context) ([]string, error)
 }
 
 // Points is what this stage asks of the store of recovery points.

@@ -130,7 +130,7 @@ func TestAVMStartsFromOverlaysAndKeepsWhatWeDoNotKnow(t *testing.T) {
 	disks, err := r.Materialize(ctx, vm, ref, 2)
 	require.NoError(t, err)
 	require.Len(t, disks, 2)
-	at, err := r.Start(ctx, vm, ref, 2)
+	at, err := r.Start(ctx, vm, ref, 2, nil)
 	require.NoError(t, err)
 	d := h.domain()
 	require.Equal(t, hypervisor.Running, d.State)
@@ -139,7 +139,7 @@ func TestAVMStartsFromOverlaysAndKeepsWhatWeDoNotKnow(t *testing.T) {
 		require.Equal(t, disk.Path, d.Disks[i].Path)
 		require.Equal(t, model.FormatQCOW2, d.Disks[i].Format)
 	}
-	again, err := h.restorer().Start(ctx, vm, ref, 2)
+	again, err := h.restorer().Start(ctx, vm, ref, 2, nil)
 	require.NoError(t, err)
 	require.Equal(t, at, again, "asked again it started when it started")
 
@@ -180,7 +180,7 @@ func TestWhatIsNotOnThisHostIsEjectedOrLeftOutAndSaid(t *testing.T) {
 <tpm model='tpm-crb'><backend type='emulator'/></tpm><emulator>/gone/qemu</emulator>`)
 	h.store.point.Disks = append(h.store.point.Disks, model.PointDisk{Target: "vdc", Size: 1 << 20}) // hot-plugged
 	r := h.restorer()
-	_, err := r.Start(ctx, vm, ref, 2)
+	_, err := r.Start(ctx, vm, ref, 2, nil)
 	require.NoError(t, err)
 	got := map[string]string{}
 	for _, d := range h.domain().Disks {
@@ -211,7 +211,7 @@ func TestDescriptionsThatCannotBeTrustedStartNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
 			h.store.point.DomainXML = c.xml
-			_, err := h.restorer().Start(ctx, vm, ref, 2)
+			_, err := h.restorer().Start(ctx, vm, ref, 2, nil)
 			require.Equal(t, model.Refused, model.KindOf(err), "%v", err)
 			require.ErrorContains(t, err, c.want)
 			_, err = h.hv.Domain(ctx, vm.UUID)
@@ -224,7 +224,7 @@ func TestACopyOrANameThatIsInTheWayIsAConflict(t *testing.T) {
 	h := newHost(t)
 	h.define()
 	require.NoError(t, h.hv.Start(ctx, vm.UUID))
-	_, err := h.restorer().Start(ctx, vm, ref, 2)
+	_, err := h.restorer().Start(ctx, vm, ref, 2, nil)
 	require.Equal(t, model.Conflict, model.KindOf(err))
 	require.NoError(t, h.restorer().Dismantle(ctx, vm, 2))
 	require.Equal(t, hypervisor.Running, h.domain().State, "what is not of this generation is left alone")
@@ -232,7 +232,7 @@ func TestACopyOrANameThatIsInTheWayIsAConflict(t *testing.T) {
 	h = newHost(t)
 	_, err = h.hv.Define(ctx, strings.Replace(description(""), vm.UUID, "99999999-2222-4333-8444-555555555555", 1))
 	require.NoError(t, err)
-	_, err = h.restorer().Start(ctx, vm, ref, 2)
+	_, err = h.restorer().Start(ctx, vm, ref, 2, nil)
 	require.Equal(t, model.Conflict, model.KindOf(err))
 	require.ErrorContains(t, err, "domrename")
 }
@@ -266,10 +266,10 @@ func TestAnAgentThatDiesInAnyStepOfAStartOrItsUndo(t *testing.T) {
 				}
 			}
 			arm(true)
-			_, startErr := h.restorer().Start(ctx, vm, ref, 2)
+			_, startErr := h.restorer().Start(ctx, vm, ref, 2, nil)
 			arm(false)
 			if at%2 == 0 { // half of the deaths are followed by the undo at once
-				_, err := h.restorer().Start(ctx, vm, ref, 2)
+				_, err := h.restorer().Start(ctx, vm, ref, 2, nil)
 				require.NoError(t, err, "died at %d", at)
 				require.Equal(t, hypervisor.Running, h.domain().State)
 			}
@@ -375,6 +375,6 @@ func TestADemotedPrimaryKeepsItsDisksAndDefinitionAside(t *testing.T) {
 	again, err := h.restorer().Demote(ctx, vm)
 	require.NoError(t, err)
 	require.Equal(t, fmt.Sprint(kept), fmt.Sprint(again))
-	_, err = h.restorer().Start(ctx, vm, ref, 3)
+	_, err = h.restorer().Start(ctx, vm, ref, 3, nil)
 	require.NoError(t, err, "and it can take the VM back")
 }

@@ -26,7 +26,7 @@ func (w *rewritten) note(format string, args ...any) {
 
 // rewrite points a description's replicated disks at the overlays and takes out what cannot be had here. Everything it does
 // not know is kept as it is.
-func rewrite(xml string, vm model.VMRef, disks []model.Disk) (rewritten, error) {
+func rewrite(xml string, vm model.VMRef, disks []model.Disk, networks map[string]string) (rewritten, error) {
 	var w rewritten
 	dom, err := domainxml.Read(xml, "domain")
 	if err != nil {
@@ -50,6 +50,7 @@ func rewrite(xml string, vm model.VMRef, disks []model.Disk) (rewritten, error) 
 		return w, err
 	}
 	w.devices(devices)
+	w.interfaces(devices, networks)
 	out, err := etree.NewDocumentWithRoot(dom).WriteToString()
 	if err != nil {
 		return w, model.Fail(model.Internal, err, "writing the domain description")

@@ -15,7 +15,7 @@ func FuzzRewrite(f *testing.F) {
 	f.Add(`<domain><name>db1</name><uuid>` + v.UUID + `</uuid><devices><disk type='network'><source protocol='rbd' name='a'/><target dev='vda'/></disk></devices></domain>`)
 	f.Add(`<domain><name>db1</name><uuid>` + v.UUID + `</uuid><devices><disk device='cdrom'><source file='/x'/><target dev='sda'/></disk></devices></domain>`)
 	f.Fuzz(func(t *testing.T, xml string) {
-		w, err := rewrite(xml, v, disks)
+		w, err := rewrite(xml, v, disks, nil)
 		if err != nil {
 			return
 		}

@@ -13,8 +13,9 @@ import (
 const pingTimeout = 2 * time.Second
 
 // Start defines the VM from the point's description on the overlays of generation g, starts it and waits until libvirt says
-// that it runs. A VM that runs from them already is success; one that runs from anything else is a Conflict.
-func (r *Restorer) Start(ctx context.Context, vm model.VMRef, point model.PointRef, g model.Generation) (time.Time, error) {
+// that it runs. A VM that runs from them already is success; one that runs from anything else is a Conflict. networks maps
+// names of the VM's networks and bridges to those of this host.
+func (r *Restorer) Start(ctx context.Context, vm model.VMRef, point model.PointRef, g model.Generation, networks map[string]string) (time.Time, error) {
 	if err := r.check(vm, g); err != nil {
 		return time.Time{}, err
 	}
@@ -44,7 +45,11 @@ func (r *Restorer) Start(ctx context.Context, vm model.VMRef, point model.PointR
 		}
 		return r.running(ctx, vm, rec)
 	}
-	if rec, err = r.define(ctx, vm, p, disks, rec, dom, found); err != nil {
+	built, err := rewrite(p.DomainXML, vm, disks, networks)
+	if err != nil {
+		return time.Time{}, r.located(err, vm)
+	}
+	if rec, err = r.define(ctx, vm, built, rec, dom, found); err != nil {
 		return time.Time{}, err
 	}
 	if err := r.hv.Start(ctx, vm.UUID); err != nil {
@@ -54,11 +59,7 @@ func (r *Restorer) Start(ctx context.Context, vm model.VMRef, point model.PointR
 }
 
 // define replaces whatever definition of the VM is here. One that is not of this generation is kept for Dismantle.
-func (r *Restorer) define(ctx context.Context, vm model.VMRef, p model.Point, disks []model.Disk, rec started, dom hypervisor.Domain, found bool) (started, error) {
-	built, err := rewrite(p.DomainXML, vm, disks)
-	if err != nil {
-		return rec, r.located(err, vm)
-	}
+func (r *Restorer) define(ctx context.Context, vm model.VMRef, built rewritten, rec started, dom hypervisor.Domain, found bool) (started, error) {
 	if other, err := r.hv.Domain(ctx, built.name); err == nil && other.VM.UUID != vm.UUID {
 		return rec, r.fail(model.Conflict, vm, nil, "another VM of the name %s is defined here (%s)", built.name, other.VM.UUID).
 			WithTry("virsh domrename " + built.name + " OTHER-NAME")
@@ -67,6 +68,7 @@ func (r *Restorer) define(ctx context.Context, vm model.VMRef, p model.Point, di
 	}
 	rec.Notes, rec.StartedAt = built.notes, time.Time{}
 	if found && rec.Previous == "" && !runsFrom(dom, Set(rec.Generation)) {
+		var err error
 		if rec.Previous, err = r.hv.XML(ctx, vm.UUID); err != nil {
 			return rec, err
 		}

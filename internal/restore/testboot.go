@@ -75,7 +75,7 @@ func (r *Restorer) TestBoot(ctx context.Context, t Test) (name string, at time.T
 	if err != nil {
 		return "", at, err
 	}
-	built, err := rewrite(p.DomainXML, t.VM, disks)
+	built, err := rewrite(p.DomainXML, t.VM, disks, nil)
 	if err == nil {
 		built.xml, err = isolate(built.xml, t.copyName(), t.uuid(), r.testFile(t, "console"), r.testFile(t, "nvram"))
 	}

@@ -101,7 +101,7 @@ func TestAnAgentThatDiesInATestLeavesNothingForLong(t *testing.T) {
 	died := model.Fail(model.Unreachable, nil, "the agent died here")
 	for at := 1; ; at++ {
 		h := newHost(t)
-		_, err := h.restorer().Start(ctx, vm, ref, 2)
+		_, err := h.restorer().Start(ctx, vm, ref, 2, nil)
 		require.NoError(t, err)
 		n := 0
 		die := func() error {

@@ -2,9 +2,6 @@ package restore
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -13,7 +10,6 @@ import (
 )
 
 const (
-	probeLimit   = time.Minute      // for a probe to pass, when it does not say
 	commandLimit = 10 * time.Second // for one try of a command
 	agentGrace   = 45 * time.Second // for a guest's agent that no probe asks for
 )
@@ -57,10 +53,7 @@ func (r *Restorer) up(ctx context.Context, t Test) error {
 }
 
 func (r *Restorer) pass(ctx context.Context, t Test, p model.Probe) error {
-	limit := p.Timeout
-	if limit <= 0 {
-		limit = probeLimit
-	}
+	limit := p.Limit()
 	end := time.Now().Add(limit) // a duration of this process
 	for {
 		if err := r.up(ctx, t); err != nil {
@@ -94,16 +87,7 @@ func (r *Restorer) command(ctx context.Context, t Test, argv []string) error {
 	if len(argv) == 0 {
 		return r.fail(model.InvalidArgument, t.VM, nil, "a command probe without a command")
 	}
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "UNDERSTUDY_VM="+t.copyName(), "UNDERSTUDY_UUID="+t.uuid(), "UNDERSTUDY_CONSOLE="+r.testFile(t, "console"), "UNDERSTUDY_TEST=1")
-	cmd.WaitDelay = time.Second
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s", argv[0], err, strings.ToValidUTF8(strings.TrimSpace(string(out[:min(len(out), 200)])), "?"))
-	}
-	return nil
+	return runProbe(ctx, argv, "UNDERSTUDY_VM="+t.copyName(), "UNDERSTUDY_UUID="+t.uuid(), "UNDERSTUDY_CONSOLE="+r.testFile(t, "console"), "UNDERSTUDY_TEST=1")
 }
 
 // agentOf asks a guest agent that may be there. Without one the copy must stay up for as long as was asked.

@@ -40,6 +40,7 @@ type Hypervisor struct {
 	watchers map[*watcher]bool
 	fault    func(ctx context.Context, op, uuid string) error
 	closed   bool
+	networks []string
 }
 
 type domain struct {
