@@ -50,11 +50,15 @@ func (c *Client) Capture(ctx context.Context, uuid string, spec hypervisor.Captu
 	if err != nil {
 		return hypervisor.Capture{}, err
 	}
+	if err := c.makeScratch(ctx, what, uuid, r.scratch); err != nil {
+		return hypervisor.Capture{}, err
+	}
 	if !spec.Freeze {
 		return c.begin(ctx, what, uuid, spec, r)
 	}
 	frozen, err := c.freeze(ctx, what, uuid, spec.FreezeTimeout)
 	if err != nil {
+		c.removeScratch(r.scratch)
 		return hypervisor.Capture{}, err
 	}
 	start := time.Now()
@@ -138,7 +142,7 @@ func (c *Client) activeTargets(ctx context.Context, what, uuid string) ([]string
 type request struct {
 	backup     string
 	checkpoint libvirt.OptString
-	scratch    []string
+	scratch    []scratch
 }
 
 // newRequest names every disk of the domain in both documents: what is not named takes part by libvirt's defaults, and a
@@ -177,7 +181,7 @@ func newRequest(uuid string, spec hypervisor.CaptureSpec, all []string) (request
 			continue
 		}
 		file := filepath.Join(spec.ScratchDir, scratchPrefix(uuid)+stamp+"-"+target)
-		r.scratch = append(r.scratch, file)
+		r.scratch = append(r.scratch, scratch{file, target})
 		e.CreateAttr("backup", "yes")
 		e.CreateAttr("type", "file")
 		e.CreateAttr("exportname", target)
@@ -188,6 +192,7 @@ func newRequest(uuid string, spec hypervisor.CaptureSpec, all []string) (request
 			e.CreateAttr("incremental", d.Since)
 			e.CreateAttr("exportbitmap", exportBitmap)
 		}
+		e.CreateElement("driver").CreateAttr("type", "qcow2")
 		e.CreateElement("scratch").CreateAttr("file", file)
 	}
 	for target := range part {
@@ -224,7 +229,7 @@ func (c *Client) begin(ctx context.Context, what, uuid string, spec hypervisor.C
 			return timed{}, err
 		}
 		from := time.Now()
-		err = l.DomainBackupBegin(dom, r.backup, r.checkpoint, 0)
+		err = l.DomainBackupBegin(dom, r.backup, r.checkpoint, libvirt.DomainBackupBeginReuseExternal)
 		if code(err) == libvirt.ErrNoDomainCheckpoint {
 			err = model.Fail(model.CheckpointLost, err, "%s: the checkpoint that the delta starts at is not there", what).WithVM(dom.Name)
 		}
@@ -257,11 +262,7 @@ func (c *Client) undo(ctx context.Context, uuid string, spec hypervisor.CaptureS
 			err = model.Fail(model.KindOf(err), err, "what the failed snapshot may have left (job, checkpoint %s) could not be removed", spec.Checkpoint)
 		}
 	}
-	for _, f := range r.scratch {
-		if rm := os.Remove(f); rm != nil && !errors.Is(rm, os.ErrNotExist) {
-			c.log.Warn("scratch file cannot be removed", "file", f, "error", rm)
-		}
-	}
+	c.removeScratch(r.scratch)
 	return err
 }
 
