@@ -243,8 +243,12 @@ func (g *gate) operator(target *authorization.CallTarget) string {
 	return notTheirs
 }
 
-// protects: an operator begins protections; failovers and the rest are begun by those.
+// protects: an operator begins protections, or has those of the records begun again; failovers and the rest are begun by those.
 func (g *gate) protects(r *workflowservice.StartWorkflowExecutionRequest) string {
+	if r.GetNamespace() == g.namespace && r.GetWorkflowType().GetName() == trust.RecoverType && r.GetTaskQueue().GetName() == trust.ControlQueue &&
+		r.GetWorkflowId() == trust.RecoverID {
+		return ""
+	}
 	if r.GetNamespace() != g.namespace || r.GetWorkflowType().GetName() != trust.ProtectType || r.GetTaskQueue().GetName() != trust.ControlQueue ||
 		!strings.HasPrefix(r.GetWorkflowId(), trust.ProtectPrefix) {
 		return "it starts protections only"

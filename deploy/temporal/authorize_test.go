@@ -145,6 +145,8 @@ func TestEachRoleMayCallWhatItNeedsAndNothingElse(t *testing.T) {
 		{workflows + "UpdateWorkflowExecution", ours, &workflowservice.UpdateWorkflowExecutionRequest{}, "operator"},
 		{workflows + "PollWorkflowExecutionUpdate", ours, &workflowservice.PollWorkflowExecutionUpdateRequest{}, "operator"},
 		{workflows + "TerminateWorkflowExecution", ours, &workflowservice.TerminateWorkflowExecutionRequest{}, "operator"},
+		{workflows + "StartWorkflowExecution", ours, start("recover", "Recover", "understudy-control"), "operator"},
+		{workflows + "StartWorkflowExecution", ours, start("recover", "Recover", "elsewhere"), ""},
 		{workflows + "StartWorkflowExecution", ours, start(protect, "ProtectVM", "understudy-control"), "operator"},
 		{workflows + "StartWorkflowExecution", ours, start("failover/x/2", "FailoverVM", "understudy-control"), ""},
 		{workflows + "StartWorkflowExecution", ours, start(protect, "ProtectVM", "elsewhere"), ""},

@@ -12,6 +12,8 @@ import (
 func TestTheAuthorizerGoesByTheNamesOfTheContract(t *testing.T) {
 	require.Equal(t, contract.ControlQueue, ControlQueue)
 	require.Equal(t, contract.ProtectVMName, ProtectType)
+	require.Equal(t, contract.RecoverName, RecoverType)
+	require.Equal(t, contract.RecoverID, RecoverID)
 	require.Equal(t, contract.HostWatchName, HostWatchType)
 	require.Equal(t, contract.ProtectID("x"), ProtectPrefix+"x")
 	require.Equal(t, contract.HostWatchID("x"), HostWatchPrefix+"x")

@@ -7,6 +7,8 @@ const (
 	ProtectType     = "ProtectVM"
 	HostWatchType   = "HostWatch"
 	ProtectPrefix   = "protect/"
+	RecoverType     = "Recover"
+	RecoverID       = "recover"
 	HostWatchPrefix = "hostwatch/"
 
 	SignalAgentStarted = "agent-started"
