@@ -157,6 +157,7 @@ func (s *Store) Activate(ctx context.Context, vm model.VMRef, ref model.PointRef
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, ioFailure(err, "making %s", dir)
 	}
+	s.dropOlder(r, name)
 	disks := make([]model.Disk, len(p.Disks))
 	group, gctx := errgroup.WithContext(ctx)
 	for i, d := range p.Disks {
@@ -170,6 +171,26 @@ func (s *Store) Activate(ctx context.Context, vm model.VMRef, ref model.PointRef
 		return nil, ioFailure(err, "syncing %s", dir)
 	}
 	return disks, nil
+}
+
+// dropOlder ends what was received under older generations than the one that a set is named for: its sender is not the primary
+// any more. What cannot be dropped now is dropped by the next that opens the replica; a takeover does not wait for it.
+func (s *Store) dropOlder(r *replica, set string) {
+	var g model.Generation
+	if n, err := fmt.Sscanf(set, "g%d", &g); n != 1 || err != nil {
+		return // of a test: points go on arriving
+	}
+	entries, _ := os.ReadDir(r.home.stagings())
+	for _, e := range entries {
+		ref, ok := parseRef(e.Name())
+		if !ok || ref.Generation >= g {
+			continue
+		}
+		if r.open != nil && r.open.spec.PointRef == ref {
+			r.open.shut()
+		}
+		_ = s.trash(filepath.Join(r.home.stagings(), e.Name()))
+	}
 }
 
 func (s *Store) activateDisk(ctx context.Context, r *replica, p model.Point, d model.Disk) error {

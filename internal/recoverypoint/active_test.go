@@ -91,6 +91,25 @@ func TestAVMRunsOnAPointWithoutChangingIt(t *testing.T) {
 	g.checkAll()
 }
 
+// The old primary died while it sent a point: a test on the standby leaves what came of it alone, a takeover does not.
+func TestATakeoverDropsWhatTheOldPrimaryHadNotFinished(t *testing.T) {
+	ctx := context.Background()
+	g := fivePoints(t)
+	_, err := g.store.Stage(ctx, g.spec(6, 5))
+	require.NoError(t, err)
+	staged := func() int {
+		entries, err := os.ReadDir(filepath.Join(g.store.Root(), vm1.UUID, "staging"))
+		require.NoError(t, err)
+		return len(entries)
+	}
+	_, err = g.store.Activate(ctx, vm1, ref(5), "t1")
+	require.NoError(t, err)
+	require.Equal(t, 1, staged())
+	_, err = g.store.Activate(ctx, vm1, ref(5), "g2")
+	require.NoError(t, err)
+	require.Zero(t, staged())
+}
+
 func TestActivationThatWasCutOffIsCompletedByTheNext(t *testing.T) {
 	ctx := context.Background()
 	g := fivePoints(t)
