@@ -35,7 +35,7 @@ EXAMPLE
    understudy guard arm --generation 9 --mode sole 5c9f9f0e-43f0-4bf9-9f0e-7d1b8a3c2d11
 
 EXIT STATUS
-   0 armed, 1 failed or the guard does not answer, 12 refused, 64 usage`,
+   0 armed, 11 the generation is over here or the mode goes back, 20 the guard does not answer, 64 usage`,
 		Flags: []cli.Flag{
 			&cli.Uint64Flag{Name: "generation", Required: true, Usage: "of the lease"},
 			&cli.StringFlag{Name: "mode", Value: string(model.ModeSole), Usage: "probation, sole or leased"},
@@ -83,7 +83,7 @@ func stopCommand() *cli.Command {
 is armed. Its disks are left as they are.
 
 EXIT STATUS
-   0 proved gone, 1 failed or the guard does not answer, 12 not proved, 64 usage`,
+   0 proved gone, 12 not proved, 20 the guard does not answer, 64 usage`,
 		Flags: []cli.Flag{&cli.Uint64Flag{Name: "below", Usage: "`GENERATION` that follows (default: the one after that of the copy)"}},
 		Action: func(c *cli.Context) error {
 			uuid, err := one(c)
@@ -119,7 +119,7 @@ func forgetCommand() *cli.Command {
 control plane is gone. Refused while a frozen copy is here.
 
 EXIT STATUS
-   0 forgotten, 1 failed or the guard does not answer, 12 refused, 64 usage`,
+   0 forgotten, 12 refused, 20 the guard does not answer, 64 usage`,
 		Action: func(c *cli.Context) error {
 			uuid, err := one(c)
 			if err != nil {
@@ -135,7 +135,7 @@ func listCommand() *cli.Command {
 		Name:  "list",
 		Usage: "what this host's guard guards",
 		Description: `EXIT STATUS
-   0 shown, 1 the guard does not answer, 64 usage`,
+   0 shown, 20 the guard does not answer, 64 usage`,
 		Flags: []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "table or json"}},
 		Action: func(c *cli.Context) error {
 			return ask(c, func(ctx context.Context, g *guard.Client) error {
