@@ -55,8 +55,6 @@ func (h *Host) Register(short, bulk contract.Registry) {
 	contract.Restart.Register(short, h.restart)
 	contract.Fit.Register(short, h.fit)
 	contract.Probe.Register(short, h.probe)
-	contract.Fit.Register(short, h.fit)
-	contract.Probe.Register(short, h.probe)
 	contract.Seal.Register(short, h.seal)
 	contract.Surrender.Register(short, h.surrender)
 	contract.TakeUp.Register(short, h.takeUp)
