@@ -12,6 +12,7 @@ import (
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 
@@ -48,6 +49,10 @@ func Dial(ctx context.Context, address, namespace string, secure *tls.Config) (*
 	})
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
+	}
+	var denied *serviceerror.PermissionDenied
+	if errors.As(err, &denied) {
+		return nil, model.Fail(model.Refused, nil, "Temporal at %s does not take this certificate", address).WithTry("understudy ca show FOLDER")
 	}
 	if err != nil {
 		return nil, model.Fail(model.Unreachable, errors.Unwrap(err), "Temporal at %s does not answer", address).
