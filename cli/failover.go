@@ -61,7 +61,7 @@ func failover(c *call) error {
 			From: d.State.Primary, To: d.State.Standby, Reason: c.String("reason"), Steps: []stepView{},
 		})
 	}
-	brief, err := followed(ctx, c, vm, asked.WorkflowID)
+	brief, err := followed(ctx, c, vm, asked.WorkflowID, "failover")
 	if err != nil {
 		return err
 	}
@@ -81,11 +81,12 @@ func failoverQuestion(d contract.DescribeOut, word bool, now time.Time) string {
 }
 
 // followed prints the timeline while it grows and returns the failover when it has ended.
-func followed(ctx context.Context, c *call, vm model.VMRef, id string) (contract.FailoverBrief, error) {
-	note := fmt.Sprintf("the failover of %s goes on. Try: understudy status --watch %s", vm.Name, vm.Name)
+func followed(ctx context.Context, c *call, vm model.VMRef, id, what string) (contract.FailoverBrief, error) {
+	note := fmt.Sprintf("the %s of %s goes on. Try: understudy status --watch %s", what, vm.Name, vm.Name)
 	bar := c.progress()
 	defer bar.Done()
 	printed, heard := 0, c.now()
+	var steps []contract.FailoverStep
 	start := time.Time{}
 	for {
 		d, err := c.s.Describe(ctx, vm.UUID)
@@ -112,15 +113,33 @@ func followed(ctx context.Context, c *call, vm model.VMRef, id string) (contract
 			}
 		}
 		if out, err := c.s.FailoverTimeline(ctx, vm, id); err == nil && !start.IsZero() {
-			printed = printSteps(c, bar, out.Steps, printed, start)
+			printed, steps = printSteps(c, bar, out.Steps, printed, start), out.Steps
 		}
-		bar.Show("%s: failing over, %s", vm.Name, ui.Duration(max(0, c.now().Sub(start))))
+		if !start.IsZero() {
+			bar.Show("%s", failingLine(vm.Name, steps, d.State.Policy.RTO, c.now().Sub(start)))
+		}
 		select {
 		case <-ctx.Done():
 			return contract.FailoverBrief{}, interrupted{note}
 		case <-time.After(c.tick):
 		}
 	}
+}
+
+// failingLine says where a failover is, and what is left of the time that the policy gives it.
+func failingLine(vm string, steps []contract.FailoverStep, rto, since time.Duration) string {
+	text := fmt.Sprintf("%s: moving, %s", vm, ui.Duration(max(0, since)))
+	if n := len(steps); n > 0 {
+		text += fmt.Sprintf(", %d done, the last was %s", n, steps[n-1].Name)
+	}
+	switch {
+	case rto <= 0:
+	case since <= rto:
+		text += fmt.Sprintf(", %s of the RTO left", ui.Duration(rto-since))
+	default:
+		text += fmt.Sprintf(", %s beyond the RTO", ui.Duration(since-rto))
+	}
+	return text
 }
 
 func printSteps(c *call, bar *ui.Progress, steps []contract.FailoverStep, from int, start time.Time) int {

@@ -35,7 +35,8 @@ func sit(t *testing.T) *desk {
 	t.Cleanup(cancel)
 	d := &desk{plane: &plane{}, ctx: ctx, cancel: cancel}
 	d.env = env{
-		in: strings.NewReader(""), out: &d.stdout, err: &d.stderr, who: "kim@console", tick: time.Millisecond,
+		in: strings.NewReader(""), out: &d.stdout, err: &d.stderr, who: "kim@console", tick: time.Millisecond, redraw: time.Millisecond,
+		size: func() (int, int) { return 120, 30 }, keys: func(context.Context) (<-chan byte, func()) { return nil, func() {} },
 		now: func() time.Time { return noon },
 		connect: func(context.Context, target) (service, error) {
 			d.dialed++
@@ -79,6 +80,7 @@ type plane struct {
 	marks     func(model.HostID, contract.MarksIn) (contract.MarksOut, error)
 	setStart  func(model.VMRef, contract.SetStartIn) error
 	explain   contract.ExplainOut
+	replicate func(context.Context) (contract.PointSummary, error)
 	setPolicy func(model.Policy) (contract.DescribeOut, error)
 	progress  *contract.ReplicateProgress
 }
@@ -131,6 +133,9 @@ func (p *plane) Marks(_ context.Context, h model.HostID, in contract.MarksIn) (c
 }
 func (p *plane) Points(_ context.Context, h model.HostID, _ model.VMRef) ([]contract.PointView, error) {
 	return p.points(h)
+}
+func (p *plane) ReplicateNow(ctx context.Context, _ model.VMRef, _ contract.ReplicateNowIn) (contract.PointSummary, error) {
+	return p.replicate(ctx)
 }
 func (p *plane) SetPolicy(_ context.Context, _ model.VMRef, in model.Policy) (contract.DescribeOut, error) {
 	return p.setPolicy(in)

@@ -64,6 +64,10 @@ type env struct {
 	who         string // for histories
 	now         func() time.Time
 	tick        time.Duration // between two looks at what goes on
+	redraw      time.Duration // of a live screen
+	colour      bool
+	size        func() (width, height int)
+	keys        func(context.Context) (<-chan byte, func()) // single keys until they are released
 	connect     func(ctx context.Context, to target) (service, error)
 }
 
@@ -97,6 +101,7 @@ func Main(args []string, processes ...*cli.Command) int {
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		interactive: terminal(os.Stdin) && terminal(os.Stderr), outTerminal: terminal(os.Stdout), errTerminal: terminal(os.Stderr),
 		who: caller(), now: time.Now, tick: 500 * time.Millisecond,
+		redraw: redraw, colour: colours(terminal(os.Stdout)), size: terminalSize, keys: terminalKeys,
 		connect: dial,
 	}
 	return e.main(ctx, args, processes...)

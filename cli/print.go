@@ -35,7 +35,7 @@ func summaryTable(c *call, views []protectionView) error {
 		})
 	}
 	header := []string{"VM", "PHASE", "PRIMARY", "STANDBY", "GEN", "EXPOSURE", "RPO", "LAST POINT", "POINTS"}
-	if err := ui.Rows(c.out, header, rows); err != nil {
+	if err := paintedRows(c, header, rows, views); err != nil {
 		return err
 	}
 	for _, v := range views {
@@ -43,6 +43,32 @@ func summaryTable(c *call, views []protectionView) error {
 			if err := c.line("%s: %s", v.VM, l); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// paintedRows marks what is outside of its promise, or close to it.
+func paintedRows(c *call, header []string, rows [][]string, views []protectionView) error {
+	if !c.colour {
+		return ui.Rows(c.out, header, rows)
+	}
+	var b strings.Builder
+	if err := ui.Rows(&b, header, rows); err != nil {
+		return err
+	}
+	for i, l := range strings.Split(strings.TrimRight(b.String(), "\n"), "\n") {
+		colour := ui.Plain
+		switch {
+		case i == 0:
+			colour = ui.Bold
+		case views[i-1].outside():
+			colour = ui.Red
+		case views[i-1].RPO.State == model.RPOAtRisk || views[i-1].Phase != model.PhaseProtected:
+			colour = ui.Yellow
+		}
+		if err := c.line("%s", ui.Paint(colour, l)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"understudy/internal/contract"
 	"understudy/internal/model"
 	"understudy/internal/ui"
 )
@@ -20,7 +22,7 @@ FailingOver.`,
 		example: "understudy status\nunderstudy status --watch db1\nunderstudy status --output json db1",
 		exits:   []int{exitOutside, exitNotFound, exitConflict},
 		flags: []cli.Flag{
-			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again until Ctrl-C"},
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "a live screen until q or Ctrl-C; without a terminal the table again and again"},
 			&cli.DurationFlag{Name: "interval", Value: 2 * time.Second, Usage: "`TIME` between two looks of --watch"},
 		},
 		do: status,
@@ -38,16 +40,19 @@ func status(c *call) error {
 	}
 	defer closing()
 	if !c.Bool("watch") {
-		return look(c, "")
+		return look(c)
 	}
-	before := ""
 	if c.outTerminal && c.output == ui.Table {
-		before = "\x1b[H\x1b[2J"
+		return watchLive(c, interval)
 	}
 	ctx := c.Context.Context
-	heard := c.now()
+	heard, first := c.now(), true
 	for {
-		err := look(c, before)
+		if !first && c.output == ui.Table {
+			fmt.Fprintln(c.out)
+		}
+		first = false
+		err := look(c)
 		switch {
 		case err == nil || exitCode(err) == exitOutside:
 			heard = c.now()
@@ -67,16 +72,12 @@ func status(c *call) error {
 }
 
 // look prints once.
-func look(c *call, before string) error {
-	views, askErr := asked(c)
-	if askErr != nil && len(views) == 0 {
+func look(c *call) error {
+	all, askErr := asked(c.Context.Context, c)
+	if askErr != nil && len(all) == 0 {
 		return askErr
 	}
-	if before != "" {
-		if _, err := fmt.Fprint(c.out, before); err != nil {
-			return err
-		}
-	}
+	views := viewsOf(all, c.now())
 	if err := printStatus(c, views); err != nil {
 		return err
 	}
@@ -91,24 +92,27 @@ func look(c *call, before string) error {
 	return nil
 }
 
-func asked(c *call) ([]protectionView, error) {
-	ctx, now := c.Context.Context, c.now
-	views := []protectionView{}
+func asked(ctx context.Context, c *call) ([]contract.DescribeOut, error) {
 	if c.NArg() == 0 {
-		all, err := c.s.List(ctx)
-		for _, d := range all {
-			views = append(views, viewOf(d, now()))
-		}
-		return views, err
+		return c.s.List(ctx)
 	}
+	var all []contract.DescribeOut
 	for _, vm := range c.Args().Slice() {
 		d, err := c.s.Find(ctx, vm)
 		if err != nil {
-			return views, err
+			return all, err
 		}
-		views = append(views, viewOf(d, now()))
+		all = append(all, d)
 	}
-	return views, nil
+	return all, nil
+}
+
+func viewsOf(all []contract.DescribeOut, now time.Time) []protectionView {
+	views := []protectionView{}
+	for _, d := range all {
+		views = append(views, viewOf(d, now))
+	}
+	return views
 }
 
 func printStatus(c *call, views []protectionView) error {

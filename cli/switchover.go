@@ -61,10 +61,7 @@ func validPause(c *call) error {
 // move asks for a switchover and follows it. The points before the pause are made first, which can take a while.
 func move(c *call, d contract.DescribeOut, in contract.SwitchoverRequestIn) error {
 	vm, ctx := d.Spec.VM, c.Context.Context
-	bar := c.progress()
-	bar.Show("%s: making points until little is left", vm.Name)
-	asked, err := c.s.RequestSwitchover(ctx, vm, in)
-	bar.Done()
+	asked, err := showing(c, vm, func() (contract.FailoverRequestOut, error) { return c.s.RequestSwitchover(ctx, vm, in) })
 	if err != nil {
 		return leaving(ctx, err, "the switchover may have been asked for. Try: understudy status %s", vm.Name)
 	}
@@ -77,7 +74,7 @@ func move(c *call, d contract.DescribeOut, in contract.SwitchoverRequestIn) erro
 			From: d.State.Primary, To: d.State.Standby, Reason: in.Reason, Steps: []stepView{},
 		})
 	}
-	brief, err := followed(ctx, c, vm, asked.WorkflowID)
+	brief, err := followed(ctx, c, vm, asked.WorkflowID, "switchover")
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,9 @@ func syncNow(c *call) error {
 		return err
 	}
 	ctx, vm := c.Context.Context, d.Spec.VM
-	p, err := c.s.ReplicateNow(ctx, vm, contract.ReplicateNowIn{By: c.who, Resync: c.Bool("resync")})
+	p, err := showing(c, vm, func() (contract.PointSummary, error) {
+		return c.s.ReplicateNow(ctx, vm, contract.ReplicateNowIn{By: c.who, Resync: c.Bool("resync")})
+	})
 	if err != nil {
 		return leaving(ctx, err, "the point of %s goes on. Try: understudy status %s", vm.Name, vm.Name)
 	}

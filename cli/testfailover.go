@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -99,13 +100,26 @@ func tested(c *call, vm model.VMRef, asked contract.TestRequestOut) (contract.Te
 				return r, nil
 			}
 		}
-		bar.Show("%s: test failover, %s", vm.Name, ui.Duration(max(0, c.now().Sub(began))))
+		bar.Show("%s", testingLine(d, asked.Number, max(0, c.now().Sub(began))))
 		select {
 		case <-ctx.Done():
 			return contract.TestResult{}, interrupted{"the test failover goes on, and cleans up after itself"}
 		case <-time.After(c.tick):
 		}
 	}
+}
+
+// testingLine measures a test against the one before: nothing else says how long this VM boots.
+func testingLine(d contract.DescribeOut, number int, since time.Duration) string {
+	text := fmt.Sprintf("%s: test failover %d, %s", d.Spec.VM.Name, number, ui.Duration(since))
+	if n := len(d.State.Tests); n > 0 && d.State.Tests[n-1].Passed {
+		usual := d.State.Tests[n-1].RTO
+		text += fmt.Sprintf(" [%s] the last took %s", ui.Bar(since.Seconds()/max(usual.Seconds(), 0.1), 20), ui.Duration(usual))
+		if left := usual - since; left > 0 {
+			text += fmt.Sprintf(", %s left", ui.Duration(left))
+		}
+	}
+	return text
 }
 
 func testConcluded(c *call, vm model.VMRef, r contract.TestResult) error {
