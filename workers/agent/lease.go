@@ -21,6 +21,8 @@ const (
 	guardPeriod = time.Second
 	guardLimit  = 800 * time.Millisecond
 	freezeLimit = 5 * time.Second
+	// destroyLimit is what QEMU has to end by itself: libvirt gives it ten seconds, also one that stands still.
+	destroyLimit = 4 * time.Second
 )
 
 // guarded is the guard of this host as the agent last saw it.
@@ -99,6 +101,17 @@ func (g *guarded) standsStill(uuid string) bool {
 	return g.stopped[uuid]
 }
 
+// standsStillNow asks.
+func (g *guarded) standsStillNow(ctx context.Context, uuid string) bool {
+	ctx, cancel := context.WithTimeout(ctx, guardLimit)
+	defer cancel()
+	list, err := g.List(ctx)
+	if err != nil {
+		return g.standsStill(uuid)
+	}
+	return standing(list)[uuid]
+}
+
 // Freeze leaves a VM that stands still for a switchover to its deadline: it is asked what it wrote before it is given up,
 // and a frozen one does not answer. Only where there is a deadline.
 func (g *guarded) Freeze(ctx context.Context, uuid string, gen model.Generation) error {
@@ -159,6 +172,7 @@ func (l looking) Domains(ctx context.Context) ([]hypervisor.Domain, error) { ret
 // the guard, because libvirt asks QEMU to end and waits for long before it kills.
 type leasing struct {
 	looking
+	guard  *guarded
 	holder *lease.Holder
 	entry  func(uuid string) (lease.Entry, error)
 }
@@ -181,7 +195,17 @@ func (l leasing) Start(ctx context.Context, uuid string) error {
 	return l.Client.Start(ctx, uuid)
 }
 
+// Destroy lets libvirt end a copy that runs, because QEMU then writes what it still holds. One that stands still, or does not
+// go, the guard ends.
 func (l leasing) Destroy(ctx context.Context, uuid string) error {
+	if !l.guard.standsStillNow(ctx, uuid) {
+		limit, cancel := context.WithTimeout(ctx, destroyLimit)
+		err := l.Client.Destroy(limit, uuid)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
 	limit, cancel := context.WithTimeout(ctx, freezeLimit)
 	defer cancel()
 	if err := l.holder.Stop(limit, uuid); err != nil && !guard.Away(err) {

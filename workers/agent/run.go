@@ -165,7 +165,7 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	source := snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs})
 	a.watch.dirty = source.Dirty
 	a.self.watch = a.watch
-	a.restorer = restore.New(leasing{looking{a.hv}, a.holder, state.Get}, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir})
+	a.restorer = restore.New(leasing{looking{a.hv}, a.guard, a.holder, state.Get}, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir})
 	if a.oldTests, err = a.restorer.Tests(); err != nil {
 		return nil, err
 	}
