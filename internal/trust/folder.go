@@ -278,6 +278,11 @@ func (f *Folder) Server(accept ...Role) *tls.Config {
 	return f.server(tls.RequireAndVerifyClientCert, nil, accept)
 }
 
+// Mixed is for listeners that take also clients without a certificate; who shows one has one of these roles. It speaks HTTP.
+func (f *Folder) Mixed(accept ...Role) *tls.Config {
+	return f.server(tls.VerifyClientCertIfGiven, nil, accept)
+}
+
 // server: chain follows the own certificate, for clients that do not know the authority yet.
 func (f *Folder) server(auth tls.ClientAuthType, chain func(*material) [][]byte, accept []Role) *tls.Config {
 	return &tls.Config{

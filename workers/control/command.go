@@ -64,6 +64,7 @@ EXIT STATUS
 			&cli.StringFlag{Name: "fence-config", EnvVars: []string{"UNDERSTUDY_FENCE_CONFIG"}, Usage: "`FILE` with the fence agents (fence_ipmilan, fence_apc …) of each host; read again when it is used"},
 			&cli.StringFlag{Name: "webhook-listen", DefaultText: "off", Usage: "take alerts of monitoring on this `HOST:PORT` (POST /webhook/alertmanager, POST /webhook/crash)"},
 			&cli.StringFlag{Name: "webhook-token-file", Usage: "`FILE` with the bearer token that a sender must know; needed on anything but loopback"},
+			&cli.BoolFlag{Name: "webhook-tls", Usage: "HTTPS with the certificate of --tls-dir; an operator's certificate is then as good as the token"},
 			&cli.StringFlag{Name: "webhook-vm-label", Value: "understudy_vm", Usage: "label of an alert that names the VM; alerts without it are ignored"},
 			&cli.BoolFlag{Name: "webhook-dry-run", Usage: "log and answer what an alert would do, and do nothing"},
 		},
@@ -79,7 +80,7 @@ EXIT STATUS
 				FenceCommand: strings.Fields(c.String("fence-command")), FenceConfig: c.String("fence-config"),
 				Webhook: WebhookOptions{
 					Listen: c.String("webhook-listen"), TokenFile: c.String("webhook-token-file"), VMLabel: c.String("webhook-vm-label"),
-					DryRun: c.Bool("webhook-dry-run"),
+					DryRun: c.Bool("webhook-dry-run"), TLS: c.Bool("webhook-tls"),
 				},
 			}, log)
 		},

@@ -62,6 +62,9 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if s.tls != nil {
 		s.health.certificate = s.tls.NotAfter
 	}
+	if o.Webhook.TLS {
+		s.o.Webhook.Secure = s.tls
+	}
 	stopTrust, err := s.trust(ctx)
 	if err != nil {
 		return err
@@ -95,6 +98,9 @@ func (o Options) validate() error {
 	if o.JoinListen != "" && (o.TLSDir == "" || o.AuthorityDir == "") {
 		return model.Fail(model.InvalidArgument, nil, "--join-listen needs the server's own certificate and the authority").
 			WithTry("understudy server --tls-dir FOLDER --ca-dir FOLDER --join-listen " + o.JoinListen)
+	}
+	if o.Webhook.TLS && o.TLSDir == "" {
+		return model.Fail(model.InvalidArgument, nil, "--webhook-tls needs the server's certificate").WithTry("--tls-dir FOLDER")
 	}
 	if o.Namespace == "" {
 		return model.Fail(model.InvalidArgument, nil, "--namespace must not be empty").WithTry("--namespace " + contract.Namespace)

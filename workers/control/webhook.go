@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
+	"understudy/internal/trust"
 	"understudy/starter"
 )
 
@@ -32,6 +34,9 @@ type WebhookOptions struct {
 	TokenFile string
 	VMLabel   string
 	DryRun    bool
+	// Secure: TLS with the certificate of this folder, and an operator's certificate is as good as the token. Nil: plain text.
+	Secure *trust.Folder
+	TLS    bool // wanted
 }
 
 const (
@@ -50,9 +55,9 @@ func (o WebhookOptions) validate() error {
 		return model.Fail(model.InvalidArgument, err, "--webhook-listen is no address").WithTry("--webhook-listen 127.0.0.1:7481")
 	}
 	ip := net.ParseIP(host)
-	if o.TokenFile == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if o.TokenFile == "" && !o.TLS && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return model.Fail(model.InvalidArgument, nil, "the webhook on %s needs a token: whoever reaches it could start failovers", o.Listen).
-			WithTry("--webhook-token-file FILE")
+			WithTry("--webhook-token-file FILE, or --webhook-tls and an operator's certificate")
 	}
 	if o.VMLabel == "" {
 		return model.Fail(model.InvalidArgument, nil, "--webhook-vm-label must not be empty").WithTry("--webhook-vm-label understudy_vm")
@@ -141,8 +146,11 @@ func (h *webhook) routes() http.Handler {
 }
 
 func (h *webhook) allowed(r *http.Request) bool {
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 { // verified, and an operator's
+		return h.o.Secure.Allowed(r.TLS.PeerCertificates[0]) == nil
+	}
 	if h.o.TokenFile == "" {
-		return true
+		return h.o.Secure == nil // only on loopback
 	}
 	want, err := readToken(h.o.TokenFile)
 	if err != nil {
@@ -163,7 +171,7 @@ func (h *webhook) serve(w http.ResponseWriter, r *http.Request, decode func([]by
 	}
 	if !h.allowed(r) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		refuse(w, http.StatusUnauthorized, "a bearer token is needed")
+		refuse(w, http.StatusUnauthorized, "a bearer token or an operator's certificate is needed")
 		return
 	}
 	// A web page of a stranger cannot send this type to loopback without asking first.
@@ -223,6 +231,9 @@ func (h *webhook) listen() (stop func(), err error) {
 	l, err := net.Listen("tcp", h.o.Listen)
 	if err != nil {
 		return nil, model.Fail(model.Internal, err, "cannot listen on %s for the webhook", h.o.Listen).WithTry("--webhook-listen HOST:PORT")
+	}
+	if h.o.Secure != nil {
+		l = tls.NewListener(l, h.o.Secure.Mixed(trust.Operator))
 	}
 	srv := &http.Server{Handler: h.routes(), ReadTimeout: 10 * time.Second, WriteTimeout: 2 * webhookTimeout, MaxHeaderBytes: 16 << 10}
 	done := make(chan struct{})
