@@ -68,6 +68,7 @@ func (s *story) rescue() (disks []string, unreplicated int64) {
 // The host loses power, the VM lives on the standby for a minute and writes what does not compress. When the host is back,
 // what is sent to it is little more than what was written; what it had written itself and nobody else has is shown and kept.
 func TestFailbackAfterAMinuteSendsLittleMoreThanWhatChanged(t *testing.T) {
+	long(t)
 	const rpo = 10 * time.Second
 	s := begin(t, "failback", 10*time.Minute, "--workload", "db", "--disk", "512M", "--data-disk", "64M")
 	s.fillDisk(hostA, 96<<20)

@@ -104,6 +104,7 @@ func TestNobodyStartsAProtectedVMPastItsGate(t *testing.T) {
 }
 
 func TestALeasedVMStandsAtItsDeadlineWithoutAgentAndLibvirt(t *testing.T) {
+	long(t)
 	s := begin(t, "leased", 6*time.Minute, "--workload", "db")
 	g := s.guardOf(hostA)
 	_, err := s.watch.WaitAcks(s.ctx, hostA, 2)
@@ -127,6 +128,7 @@ func TestALeasedVMStandsAtItsDeadlineWithoutAgentAndLibvirt(t *testing.T) {
 }
 
 func TestAHostWhoseGuardHangsIsReset(t *testing.T) {
+	long(t)
 	s := begin(t, "dogged", 6*time.Minute, "--workload", "idle")
 	g := s.guardOf(hostA)
 	g.arm(1, "leased", 2*time.Minute)

@@ -31,6 +31,14 @@ type story struct {
 	repairs []func(ctx context.Context)
 }
 
+// long leaves a story out of make test, which has to end well within an hour on two cores; make test-e2e runs them all.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes minutes: make test-e2e")
+	}
+}
+
 // begin boots a guest on host-a and waits until it works. At the end the protection and the guest are removed wherever
 // they are, hosts that were crashed are up again, and a leftover fails the test.
 func begin(t *testing.T, name string, limit time.Duration, guestFlags ...string) *story {

@@ -74,6 +74,7 @@ func TestAVMThatNobodyHearsIsFrozenAndGoesOnUnderTheSameGeneration(t *testing.T)
 
 // Losing only the control plane, or only the standby, never stops a VM.
 func TestLosingOneOfTheTwoGrantorsStopsNothing(t *testing.T) {
+	long(t)
 	s := begin(t, "one", 8*time.Minute, "--workload", "db", "--disk", "512M")
 	s.protect("--rpo", "10s")
 	s.untilSeq(2*time.Minute, 2)

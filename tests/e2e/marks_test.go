@@ -12,6 +12,7 @@ import (
 // A fence agent of the file cuts a dead host off, the host comes back, the protection ends: and nothing is left anywhere that
 // nobody needs.
 func TestAFenceAgentCutsAHostOffAndNothingIsLeftBehind(t *testing.T) {
+	long(t)
 	s := begin(t, "marks", 8*time.Minute, "--workload", "db", "--disk", "512M")
 	s.protect("--rpo", "10s")
 	s.untilSeq(2*time.Minute, 2)

@@ -41,6 +41,7 @@ exec %[2]s/prometheus --config.file=prometheus.yml --storage.tsdb.path=tsdb --we
 // A real Prometheus sees that the guest's service is down, a real Alertmanager tells Understudy, and the VM moves: once,
 // however often the alert is repeated, and not again when it is resolved.
 func TestAnAlertOfPrometheusEndsInOneFailover(t *testing.T) {
+	long(t)
 	root, err := labkit.FindRoot()
 	require.NoError(t, err)
 	tools := filepath.Join(root, "build", "tools", "usr", "bin")

@@ -28,6 +28,7 @@ func (s *story) killService(host, pattern string) {
 
 // The primary's agent dies in the middle of the first copy and comes back: it goes on from what the standby has.
 func TestTheAgentIsKilledInMidReplicateAndResumes(t *testing.T) {
+	long(t)
 	const content = 96 << 20
 	s := begin(t, "resume", 8*time.Minute, "--workload", "idle", "--disk", "512M")
 	s.fillDisk(hostA, content)

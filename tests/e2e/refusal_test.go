@@ -75,6 +75,7 @@ func TestAStandbyWithoutRoomIsRefusedBeforeAnythingIsSent(t *testing.T) {
 
 // One VM has one protection, and it can be taken away only when no failover runs.
 func TestASecondProtectionAndUnprotectDuringAFailoverAreConflicts(t *testing.T) {
+	long(t)
 	s := begin(t, "twice", 8*time.Minute, "--workload", "db", "--disk", "512M")
 	s.protect("--rpo", "10s")
 	s.refused(exitConflict, "protect", "--standby", hostB, "--rpo", "10s", s.name)

@@ -12,6 +12,7 @@ import (
 // QEMU dies on a host that is well, and the VM has to move: what it wrote after the last point is read off its disk first,
 // so not one row that the guest was told is durable is lost. The RPO is long on purpose: the points alone would lose much.
 func TestAVMThatMovesFromAHostThatIsWellLosesNotOneRow(t *testing.T) {
+	long(t)
 	s := begin(t, "salvage", 8*time.Minute, "--workload", "db", "--disk", "512M")
 	s.protect("--rpo", "10m", "--recover-in-place", "0")
 	s.untilSeq(2*time.Minute, 1)

@@ -78,6 +78,7 @@ func TestASwitchoverThereAndBackLosesNothing(t *testing.T) {
 // The control plane stands still for longer than the pause may last: the agent lets the VM go on, and what it then writes
 // keeps it where it is.
 func TestASwitchoverThatTakesTooLongLeavesTheVMRunning(t *testing.T) {
+	long(t)
 	s := begin(t, "toolong", 6*time.Minute, "--workload", "db", "--disk", "512M")
 	s.protect("--rpo", "20s")
 	s.untilSeq(2*time.Minute, 2)
@@ -105,6 +106,7 @@ func TestASwitchoverThatTakesTooLongLeavesTheVMRunning(t *testing.T) {
 
 // The control plane dies while the VM is paused, and stays away: the agent ends the pause.
 func TestAControlPlaneThatDiesInASwitchoverDoesNotLeaveTheVMPaused(t *testing.T) {
+	long(t)
 	s := begin(t, "orphan", 6*time.Minute, "--workload", "db", "--disk", "512M")
 	s.protect("--rpo", "20s")
 	s.untilSeq(2*time.Minute, 2)

@@ -51,6 +51,7 @@ func TestATestFailoverBootsAPointBesideTheLivingVM(t *testing.T) {
 
 // The agent dies while the copy runs: the copy is taken away when it is back, and the test says that it failed or was done.
 func TestATestFailoverWhoseAgentDiesLeavesNothing(t *testing.T) {
+	long(t)
 	s := begin(t, "drilldies", 6*time.Minute, "--workload", "idle", "--disk", "256M")
 	s.protect("--rpo", "30s")
 	s.cli("test-failover", "--wait=false", s.name)
