@@ -119,11 +119,13 @@ func faults() []fault {
 			f.run("crash", hostB)
 			f.run("heal", hostA)
 			healed := time.Now()
-			f.eventually(4*time.Minute, "the VM to go on where it was", func() bool {
-				ack, _ := f.watch.LastAck(hostA)
-				return ack.At.After(healed)
-			})
+			f.until(4*time.Minute, "the VM to be given back", func(p labkit.Protection) bool { return p.Primary == hostA && p.Generation >= 3 })
 			f.note("given back after %.0f s", time.Since(healed).Seconds())
+			given := time.Now()
+			f.eventually(time.Minute, "the VM to write where it was", func() bool {
+				ack, _ := f.watch.LastAck(hostA)
+				return ack.At.After(given)
+			})
 			f.run("fence-fault", hostA, "--off")
 			f.run("boot", hostB)
 		}},
@@ -209,8 +211,11 @@ func faults() []fault {
 			require.Contains(f.t, p.Lease.Why, "level 2")
 		}},
 		{id: "P1", name: "QEMU is killed in the middle of a delta", policy: []string{"--recover-in-place", "0"}, short: true, strike: func(f *struck) {
-			f.fillDisk(hostA, 64<<20)
-			f.pause(2 * time.Second)
+			f.eventually(30*time.Second, "the guest to be asked for 64 MiB", func() bool { // not while a capture has it paused
+				_, err := f.lab.Run(f.ctx, "guest", hostA, f.name, "--fill", fmt.Sprint(64<<20))
+				return err == nil
+			})
+			f.pause(4 * time.Second)
 			f.killQEMU(hostA)
 			f.moved(2 * time.Minute)
 		}},
@@ -225,16 +230,17 @@ func faults() []fault {
 			}
 			f.writesOn(10 * time.Second)
 		}},
-		{id: "P4", name: "a block of a replica is changed", policy: []string{"--failover", "manual"}, stays: true, strike: func(f *struck) {
-			// A block that the guest leaves alone, read through the newest point as a failover would.
-			const block = `cd /var/lib/understudy/replicas/%s/disks/vda; f=$(ls -t *.qcow2 | head -n1); qemu-img dd -U -O raw bs=4k skip=40 count=41 if="$f" of=/run/block >/dev/null; sha256sum </run/block; rm /run/block`
-			read := fmt.Sprintf(block, f.before.UUID)
-			was := f.exec(hostB, read)
-			f.exec(hostB, fmt.Sprintf("cd /var/lib/understudy/replicas/%s/disks/vda; dd if=/dev/urandom of=$(ls *.raw) bs=4k count=1 seek=40 conv=notrunc status=none", f.before.UUID))
-			require.NotEqual(f.t, was, f.exec(hostB, read), "the fault reaches what a failover would start")
-			f.cli("sync", "--resync", f.name)
-			require.Equal(f.t, was, f.exec(hostB, read), "it was sent again")
-		}},
+		{id: "P4", name: "a block of a replica is changed", policy: []string{"--failover", "manual"}, stays: true,
+			broken: "a resync compares with the digests that the standby recorded and not with its disk: what rots there is not found", strike: func(f *struck) {
+				// A block that the guest leaves alone, read through the newest point as a failover would.
+				const block = `cd /var/lib/understudy/replicas/%s/disks/vda; f=$(ls -t *.qcow2 | head -n1); qemu-img dd -U -O raw bs=4k skip=40 count=41 if="$f" of=/run/block >/dev/null; sha256sum </run/block; rm /run/block`
+				read := fmt.Sprintf(block, f.before.UUID)
+				was := f.exec(hostB, read)
+				f.exec(hostB, fmt.Sprintf("cd /var/lib/understudy/replicas/%s/disks/vda; dd if=/dev/urandom of=$(ls *.raw) bs=4k count=1 seek=40 conv=notrunc status=none", f.before.UUID))
+				require.NotEqual(f.t, was, f.exec(hostB, read), "the fault reaches what a failover would start")
+				f.cli("sync", "--resync", f.name)
+				require.Equal(f.t, was, f.exec(hostB, read), "it was sent again")
+			}},
 		{id: "P5", name: "the primary's space for scratch files is gone", stays: true, strike: func(f *struck) {
 			f.exec(hostA, "mkdir -p /var/lib/understudy/scratch && mount -t tmpfs -o size=64k tmpfs /var/lib/understudy/scratch")
 			f.writesOn(20 * time.Second)
