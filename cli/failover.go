@@ -18,8 +18,12 @@ func (e *env) failoverCommand() *cli.Command {
 		about: `Nothing is started before the old copy is proved off: its agent stops it, or power fencing cuts its host off, or
 you say so with --confirm-primary-down. That flag is your word that the host is POWERED OFF; that the VM is not
 running there is not enough. A wrong word can make two copies of the VM write.
+Where a lease binds the host it is outlasted all the same, unless --force says that the word is enough. Given while a failover
+runs, the word is one more rung of its ladder. --dry-run tells what would be done and touches nothing. With --hold the VM runs on
+probation until you commit or roll back, ten minutes at most; then it commits. --abandon takes a failover back that has proved
+nothing yet, and ends the tries that follow one which came to nothing; --retry makes the next one at once.
 The command follows the failover to its end and prints what was done; Ctrl-C stops the watching, not the failover.`,
-		example: "understudy failover db1\nunderstudy failover --yes --point 41 db1\nunderstudy failover --yes --confirm-primary-down db1",
+		example: "understudy failover --dry-run db1\nunderstudy failover db1\nunderstudy failover --yes --point 41 --hold db1\nunderstudy failover --yes --confirm-primary-down db1",
 		exits:   []int{exitNotFound, exitConflict, exitUnsafe},
 		flags: []cli.Flag{
 			yesFlag(),
@@ -27,6 +31,11 @@ The command follows the failover to its end and prints what was done; Ctrl-C sto
 			&cli.Uint64Flag{Name: "point", Usage: "`SEQ` of the point to start from (default: the newest verified one)"},
 			&cli.StringFlag{Name: "reason", Value: "asked for by a person", Usage: "`TEXT` for the history"},
 			&cli.BoolFlag{Name: "no-wait", Usage: "return as soon as the failover runs"},
+			&cli.BoolFlag{Name: "force", Usage: "with --confirm-primary-down: do not wait for the lease of that host"},
+			&cli.BoolFlag{Name: "hold", Usage: "keep it open for understudy commit or rollback"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be done, from which point, on what proof; do nothing"},
+			&cli.BoolFlag{Name: "retry", Usage: "try again now after one that came to nothing"},
+			&cli.BoolFlag{Name: "abandon", Usage: "take it back, and do not try again before understudy resume"},
 		},
 		do: failover,
 	})
@@ -36,18 +45,30 @@ func failover(c *call) error {
 	if c.IsSet("point") && c.Uint64("point") == 0 {
 		return model.Fail(model.InvalidArgument, nil, "points are numbered from 1").WithTry("understudy points " + c.Args().First())
 	}
+	if err := failoverFlags(c); err != nil {
+		return err
+	}
 	d, closing, err := c.find()
 	defer closing()
 	if err != nil {
 		return err
 	}
 	vm := d.Spec.VM
+	switch f := d.State.Failover; {
+	case c.Bool("dry-run"):
+		return rehearse(c, d)
+	case c.Bool("abandon"):
+		return abandon(c, d)
+	case c.Bool("retry") && (f == nil || f.Outcome == "" || f.Outcome == contract.OutcomeDone):
+		return model.Fail(model.Conflict, nil, "no failover of %s came to nothing", vm.Name).WithVM(vm.Name).WithTry("understudy status " + vm.Name)
+	}
 	if err := c.sure(failoverQuestion(d, c.Bool("confirm-primary-down"), c.now())); err != nil {
 		return err
 	}
 	ctx := c.Context.Context
 	asked, err := c.s.RequestFailover(ctx, vm, contract.FailoverRequestIn{
 		By: c.who, Reason: c.String("reason"), ConfirmPrimaryDown: c.Bool("confirm-primary-down"), Seq: model.Seq(c.Uint64("point")),
+		Force: c.Bool("force"), Hold: c.Bool("hold"),
 	})
 	if err != nil {
 		return leaving(ctx, err, "the failover may have been asked for. Try: understudy status %s", vm.Name)
@@ -66,6 +87,24 @@ func failover(c *call) error {
 		return err
 	}
 	return concluded(c, vm, brief)
+}
+
+// failoverFlags refuses flags that contradict each other.
+func failoverFlags(c *call) error {
+	chosen := 0
+	for _, f := range []string{"dry-run", "retry", "abandon"} {
+		if c.Bool(f) {
+			chosen++
+		}
+	}
+	switch {
+	case chosen > 1 || c.Bool("abandon") && (c.Bool("hold") || c.Bool("confirm-primary-down")):
+		return model.Fail(model.InvalidArgument, nil, "choose one of --dry-run, --retry and --abandon").WithTry("understudy failover --help")
+	case c.Bool("force") && !c.Bool("confirm-primary-down"):
+		return model.Fail(model.InvalidArgument, nil, "--force goes with --confirm-primary-down: it makes your word enough").
+			WithTry("understudy failover --confirm-primary-down --force " + c.Args().First())
+	}
+	return nil
 }
 
 func failoverQuestion(d contract.DescribeOut, word bool, now time.Time) string {
@@ -114,6 +153,11 @@ func followed(ctx context.Context, c *call, vm model.VMRef, id, what string) (co
 		}
 		if out, err := c.s.FailoverTimeline(ctx, vm, id); err == nil && !start.IsZero() {
 			printed, steps = printSteps(c, bar, out.Steps, printed, start), out.Steps
+			if out.HeldUntil != nil && d.State.Failover != nil {
+				held := *d.State.Failover
+				held.Result = &out
+				return held, nil
+			}
 		}
 		if !start.IsZero() {
 			bar.Show("%s", failingLine(vm.Name, steps, d.State.Policy.RTO, c.now().Sub(start)))
@@ -157,6 +201,13 @@ func concluded(c *call, vm model.VMRef, f contract.FailoverBrief) error {
 		if err := ui.Print(c.out, c.output, v); err != nil {
 			return err
 		}
+	}
+	if r := f.Result; f.Outcome == "" && r != nil && r.HeldUntil != nil {
+		if c.output != ui.Table {
+			return nil
+		}
+		return c.line("%s runs on %s on probation. Keep it: understudy commit %s. Take it back: understudy rollback %s. It commits by itself in %s",
+			vm.Name, f.To, vm.Name, vm.Name, ui.Duration(max(0, r.HeldUntil.Sub(c.now()))))
 	}
 	if f.Outcome == contract.OutcomeDone {
 		if c.output != ui.Table {

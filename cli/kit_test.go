@@ -80,6 +80,7 @@ type plane struct {
 	marks     func(model.HostID, contract.MarksIn) (contract.MarksOut, error)
 	setStart  func(model.VMRef, contract.SetStartIn) error
 	explain   contract.ExplainOut
+	conclude  func(contract.FailoverOrder) (contract.FailoverBrief, error)
 	replicate func(context.Context) (contract.PointSummary, error)
 	setPolicy func(model.Policy) (contract.DescribeOut, error)
 	progress  *contract.ReplicateProgress
@@ -115,6 +116,9 @@ func (p *plane) Progress(context.Context, model.VMRef) (*contract.ReplicateProgr
 }
 func (p *plane) RequestFailover(_ context.Context, _ model.VMRef, in contract.FailoverRequestIn) (contract.FailoverRequestOut, error) {
 	return p.failover(in)
+}
+func (p *plane) Conclude(_ context.Context, _ model.VMRef, in contract.FailoverOrder) (contract.FailoverBrief, error) {
+	return p.conclude(in)
 }
 func (p *plane) FailoverTimeline(context.Context, model.VMRef, string) (contract.FailoverOut, error) {
 	return p.timeline, nil

@@ -45,6 +45,7 @@ type service interface {
 	RequestFailover(context.Context, model.VMRef, contract.FailoverRequestIn) (contract.FailoverRequestOut, error)
 	RequestSwitchover(context.Context, model.VMRef, contract.SwitchoverRequestIn) (contract.FailoverRequestOut, error)
 	RequestTestFailover(context.Context, model.VMRef, contract.TestRequestIn) (contract.TestRequestOut, error)
+	Conclude(context.Context, model.VMRef, contract.FailoverOrder) (contract.FailoverBrief, error)
 	FailoverTimeline(ctx context.Context, vm model.VMRef, workflowID string) (contract.FailoverOut, error)
 	Unprotect(context.Context, model.VMRef, contract.UnprotectIn) (contract.UnprotectOut, error)
 	SetStart(context.Context, model.VMRef, contract.SetStartIn) (contract.DescribeOut, error)
@@ -131,7 +132,7 @@ EXAMPLE
 		OnUsageError:   usage,
 		Commands: append([]*cli.Command{
 			e.protectCommand(), e.unprotectCommand(), e.statusCommand(), e.pointsCommand(), e.syncCommand(), e.pauseCommand(),
-			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.switchoverCommand(), e.failbackCommand(), e.testFailoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.marksCommand(), e.planCommand(), e.doctorCommand(), e.caCommand(), e.joinCommand(), e.recoverCommand(), e.completionCommand(), e.versionCommand(),
+			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.commitCommand(), e.rollbackCommand(), e.switchoverCommand(), e.failbackCommand(), e.testFailoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.marksCommand(), e.planCommand(), e.doctorCommand(), e.caCommand(), e.joinCommand(), e.recoverCommand(), e.completionCommand(), e.versionCommand(),
 		}, processes...),
 	}
 	for _, c := range processes {

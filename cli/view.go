@@ -190,6 +190,7 @@ type failoverView struct {
 	UndoFailed  []string        `json:"undo_failed,omitempty"`
 	Planned     bool            `json:"planned,omitempty"`    // a switchover
 	Downtime    float64         `json:"downtime_s,omitempty"` // of it: nothing ran
+	HeldUntil   *time.Time      `json:"held_until,omitempty"` // it waits for commit or rollback, and commits by itself then
 }
 
 type stepView struct {
@@ -299,7 +300,7 @@ func failoverOf(f contract.FailoverBrief) failoverView {
 	}
 	if r := f.Result; r != nil {
 		v.Evidence, v.ErrorType, v.Undone, v.UndoFailed = r.Evidence, r.ErrorType, r.Undone, r.UndoFailed
-		v.Downtime = r.Downtime.Seconds()
+		v.Downtime, v.HeldUntil = r.Downtime.Seconds(), r.HeldUntil
 		if r.Point.Seq != 0 {
 			v.Point = briefOf(r.Point)
 		}

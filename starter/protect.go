@@ -240,6 +240,11 @@ func (c *Client) RequestFailover(ctx context.Context, vm model.VMRef, in contrac
 	return tell(ctx, c, contract.UpdFailover, contract.ProtectID(vm.UUID), in, aboutVM(vm))
 }
 
+// Conclude tells a running failover what a person decided, and waits until it has ended.
+func (c *Client) Conclude(ctx context.Context, vm model.VMRef, in contract.FailoverOrder) (contract.FailoverBrief, error) {
+	return tell(ctx, c, contract.UpdConclude, contract.ProtectID(vm.UUID), in, aboutVM(vm))
+}
+
 // Unprotect ends the protection and waits until our marks are gone.
 func (c *Client) Unprotect(ctx context.Context, vm model.VMRef, in contract.UnprotectIn) (contract.UnprotectOut, error) {
 	return tell(ctx, c, contract.UpdUnprotect, contract.ProtectID(vm.UUID), in, aboutVM(vm))

@@ -230,6 +230,10 @@ func askHost[In, Out any](ctx workflow.Context, w *watch, a contract.Activity[In
 
 // inspect asks the host and, for the doctor, the fence devices that reach it: they hang on the control plane.
 func (w *watch) inspect(ctx workflow.Context, in contract.InspectIn) (contract.InspectOut, error) {
+	if in.Fence {
+		out, err := contract.FenceCheck.Execute(ctx, contract.ControlQueue, "do the fence devices answer?", contract.FenceCheckIn{Host: w.host})
+		return contract.InspectOut{Facts: w.st.Facts, Checks: out.Checks}, surface(err, "", w.host)
+	}
 	if !in.Doctor || w.st.Silent {
 		return askHost(ctx, w, contract.Inspect, in)
 	}

@@ -31,6 +31,8 @@ type AttachIn struct {
 type InspectIn struct {
 	VM     string `json:"vm"`
 	Doctor bool   `json:"doctor"`
+	// Fence asks the host's fence devices only, whether the host is heard or not.
+	Fence bool `json:"fence,omitempty"`
 }
 
 // InspectOut is its answer.

@@ -74,7 +74,7 @@ func (r *Restorer) Fit(ctx context.Context, vm model.VMRef, point model.PointRef
 	}
 	if len(missing) > 0 {
 		return nil, r.fail(model.Refused, vm, nil, "the VM's %s is not here", missing[0]).
-			WithTry("create it, or map it: understudy set-policy --network NAME=NAME-HERE " + vm.Name)
+			WithTry("create it, or map it in the policy (failover: networks) of " + vm.Name)
 	}
 	return append(built.notes, notes...), nil
 }
