@@ -42,10 +42,14 @@ EXAMPLE
    understudy simulate --trace oltp --rpo 30s --link 20mbit
    understudy simulate --trace mixed --rpo 5s --compare fixed:2.5s,last-duration --output json
    understudy simulate --trace db1.csv.gz --rpo 30s --plot db1.svg
+   understudy simulate --vm db1 --for 5m --rpo 10s --link 100mbit --export db1.csv
 
 ` + exitStatus(exitDone, exitFailed, exitOutside, exitNotFound, exitUsage),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "trace", Usage: "`FILE` or name of a trace, or mixed for the weighted fleet"},
+			&cli.StringFlag{Name: "vm", Usage: "record this `VM` of this host first (as understudy trace does), in the place of a trace"},
+			&cli.DurationFlag{Name: "for", Value: 2 * time.Minute, Usage: "`TIME` that --vm records"},
+			&cli.StringFlag{Name: "libvirt-socket", Value: "/run/libvirt/libvirt-sock", Usage: "socket of libvirtd, for --vm"},
 			&cli.DurationFlag{Name: "rpo", Value: 30 * time.Second, Usage: "how much may be lost, as `TIME`"},
 			&cli.StringFlag{Name: "policy", Usage: "`FILE` with a policy: its RPO and bandwidth count unless flags say otherwise"},
 			&cli.StringFlag{Name: "link", Value: "100mbit", Usage: "`RATE` of the link, for example 100mbit or 12MB; or 2x for twice the least that some fixed interval needs"},
@@ -75,14 +79,14 @@ func (e *env) simulate(c *cli.Context) error {
 	if err != nil {
 		return model.Fail(model.InvalidArgument, nil, "%s", err.Error()).WithTry("--output json")
 	}
-	if c.String("trace") == "" {
-		return model.Fail(model.InvalidArgument, nil, "which trace? simulate needs --trace").WithTry("understudy simulate --trace oltp")
+	if (c.String("trace") == "") == (c.String("vm") == "") {
+		return model.Fail(model.InvalidArgument, nil, "which trace? simulate needs --trace or --vm").WithTry("understudy simulate --trace oltp")
 	}
 	setup, err := e.setup(c)
 	if err != nil {
 		return err
 	}
-	traces, err := traces(c)
+	traces, err := e.traces(c)
 	if err != nil {
 		return err
 	}
@@ -206,8 +210,45 @@ func crossTraffic(s string) (low, high float64, err error) {
 	return low / 100, high / 100, nil
 }
 
-// traces reads or makes what --trace names.
-func traces(c *cli.Context) ([]*simulate.Trace, error) {
+// recorded runs understudy trace on a VM of this host.
+func (e *env) recorded(c *cli.Context) (*simulate.Trace, error) {
+	vm := c.String("vm")
+	path := c.String("export")
+	if path == "" {
+		f, err := os.CreateTemp("", "understudy-trace-*.csv")
+		if err != nil {
+			return nil, model.Fail(model.Internal, err, "no room for a recording")
+		}
+		path = f.Name()
+		defer os.Remove(path)
+		_ = f.Close()
+	} else if strings.HasSuffix(path, ".gz") {
+		return nil, model.Fail(model.InvalidArgument, nil, "a recording is not compressed").WithTry("--export " + strings.TrimSuffix(path, ".gz"))
+	}
+	record := c.App.Command("trace")
+	if record == nil {
+		return nil, model.Fail(model.Unsupported, nil, "this build records nothing")
+	}
+	fmt.Fprintf(e.err, "recording %s for %s\n", vm, c.Duration("for"))
+	sub := cli.NewContext(c.App, nil, c) // Run changes the one that it is given
+	sub.Command = record
+	if err := record.Run(sub, "trace", "--for", c.Duration("for").String(), "--libvirt-socket", c.String("libvirt-socket"), "--out", path, vm); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, model.Fail(model.Internal, err, "the recording cannot be read")
+	}
+	defer f.Close()
+	return simulate.ReadCSV(vm, f)
+}
+
+// traces reads or makes what --trace or --vm names.
+func (e *env) traces(c *cli.Context) ([]*simulate.Trace, error) {
+	if c.String("vm") != "" {
+		t, err := e.recorded(c)
+		return []*simulate.Trace{t}, err
+	}
 	name := c.String("trace")
 	export := c.String("export")
 	if name == simulate.Mixed {

@@ -1,11 +1,16 @@
 package cli
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/urfave/cli/v2"
+
+	"understudy/internal/simulate"
 )
 
 func TestSimulatingAsksNobody(t *testing.T) {
@@ -70,4 +75,29 @@ func TestSimulateRefusesWhatItCannotRead(t *testing.T) {
 		require.Equal(t, c.code, code, "%v: %s", c.args, d.stderr.String())
 		require.Empty(t, d.stdout.String())
 	}
+}
+
+func TestSimulateRecordsAVMOfThisHostFirst(t *testing.T) {
+	d := sit(t)
+	var asked []string
+	trace := &cli.Command{
+		Name: "trace", Usage: "stands for the real one", ArgsUsage: "VM", Flags: []cli.Flag{&cli.StringFlag{Name: "out"}, &cli.DurationFlag{Name: "for"}, &cli.StringFlag{Name: "libvirt-socket"}},
+		Action: func(c *cli.Context) error {
+			asked = append(asked, c.Args().First(), c.Duration("for").String(), c.String("libvirt-socket"))
+			s, _ := simulate.Find("oltp")
+			return create(c.String("out"), func(w io.Writer) error {
+				return simulate.WriteCSV(w, 120, 1, s.Generate(2*time.Minute, 1))
+			})
+		},
+	}
+	run := func(args ...string) int {
+		d.stdout.Reset()
+		d.stderr.Reset()
+		return d.main(d.ctx, append([]string{"understudy"}, args...), append(processes(), trace)...)
+	}
+	require.Equal(t, 0, run("simulate", "--vm", "db1", "--for", "2m", "--rpo", "10s", "--link", "1gbit", "--compare", "fixed:5s", "--libvirt-socket", "/run/x"), d.stderr.String())
+	require.Equal(t, []string{"db1", "2m0s", "/run/x"}, asked)
+	require.Contains(t, d.stdout.String(), "adaptive")
+	require.Equal(t, 64, run("simulate", "--vm", "db1", "--trace", "oltp"), "one of both")
+	require.Equal(t, 64, run("simulate", "--vm", "db1", "--export", "x.csv.gz"))
 }
