@@ -26,10 +26,23 @@ func main() {
 	rounds := flag.Int("rounds", 3, "rounds of the first full replication, each beside nbdcopy")
 	cycles := flag.Int("cycles", 12, "cycles, and as many incremental backups of the peer")
 	only := flag.Bool("full-only", false, "stop after the first full replication, and write no file")
+	real := flag.Bool("cadence", false, "only the adaptive cadence beside fixed intervals on guests that write, with a link that fails; writes no file")
+	name := flag.String("lab", "bench", "name of the lab")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Minute)
-	err := run(ctx, *rounds, *cycles, *only)
+	b := &bench{rounds: *rounds, cycles: *cycles}
+	parts := []func(context.Context) error{b.full, b.scatter, b.cycle, b.stall, b.slowdown, b.memory}
+	report := func() error { b.out.print(os.Stdout); return b.write() }
+	switch {
+	case *only:
+		parts = []func(context.Context) error{b.full, b.memory}
+		report = func() error { b.out.printFull(os.Stdout); return nil }
+	case *real:
+		parts = []func(context.Context) error{b.schedules}
+		report = func() error { b.out.printSchedules(os.Stdout); return nil }
+	}
+	err := b.run(ctx, *name, parts, report)
 	cancel()
 	stop()
 	if err != nil {
@@ -40,26 +53,25 @@ func main() {
 
 type bench struct {
 	lab    *labkit.Lab
+	root   string
 	temp   string
 	rounds int
 	cycles int
 	out    results
 }
 
-func run(ctx context.Context, rounds, cycles int, only bool) (err error) {
+func (b *bench) run(ctx context.Context, name string, parts []func(context.Context) error, report func() error) (err error) {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("the lab makes network namespaces and starts libvirtd: run it as root")
 	}
-	root, err := labkit.FindRoot()
-	if err != nil {
+	if b.root, err = labkit.FindRoot(); err != nil {
 		return err
 	}
-	temp, err := os.MkdirTemp("", "understudy-bench")
-	if err != nil {
+	if b.temp, err = os.MkdirTemp("", "understudy-bench"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(temp)
-	b := &bench{lab: labkit.Open(root, "bench"), temp: temp, rounds: rounds, cycles: cycles}
+	defer os.RemoveAll(b.temp)
+	b.lab = labkit.Open(b.root, name)
 	defer func() {
 		downCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -74,25 +86,20 @@ func run(ctx context.Context, rounds, cycles int, only bool) (err error) {
 		return err
 	}
 	b.out.Machine = machine()
-	parts := []func(context.Context) error{b.full, b.scatter, b.cycle, b.stall, b.slowdown, b.memory}
-	if only {
-		parts = []func(context.Context) error{b.full, b.memory}
-	}
 	for _, part := range parts {
 		if err := part(ctx); err != nil {
 			return err
 		}
 	}
-	if only {
-		b.out.printFull(os.Stdout)
-		return nil
-	}
-	b.out.print(os.Stdout)
+	return report()
+}
+
+func (b *bench) write() error {
 	text, err := json.MarshalIndent(b.out, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(root, "build", "bench.json"), append(text, '\n'), 0o644)
+	return os.WriteFile(filepath.Join(b.root, "build", "bench.json"), append(text, '\n'), 0o644)
 }
 
 func machine() string {

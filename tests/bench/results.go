@@ -8,8 +8,9 @@ import (
 
 // results is build/bench.json. Times are in seconds unless said, sizes in bytes.
 type results struct {
-	Machine string `json:"machine"`
-	Full    struct {
+	Schedules []scheduled `json:"schedules,omitempty"`
+	Machine   string      `json:"machine"`
+	Full      struct {
 		Bytes     int64     `json:"content_bytes"`
 		Sent      int64     `json:"sent_bytes"`
 		NBDCopy   []float64 `json:"nbdcopy_s"`

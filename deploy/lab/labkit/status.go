@@ -48,6 +48,9 @@ type Protection struct {
 		GuardLevel int     `json:"guard_level"`
 		Why        string  `json:"why"`
 	} `json:"lease"`
+	Totals struct {
+		Failures int64 `json:"failures"`
+	} `json:"totals"`
 	Points   int              `json:"points"`
 	Failover *json.RawMessage `json:"failover"`
 	Alerts   []struct {
