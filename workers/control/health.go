@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"understudy/internal/model"
+	"understudy/workers"
 )
 
 // health answers /healthz: 200 when the worker serves and Temporal answers, 503 otherwise, with what is wrong.
@@ -65,13 +66,21 @@ func (h *health) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	_ = json.NewEncoder(w).Encode(r) // the client may have gone
 }
 
-// listen serves on address until the returned function is called; an empty address serves nothing.
+// listen serves on address until the returned function is called; an empty address serves nothing. systemd is told too.
 func (h *health) listen(address string, log *slog.Logger) (stop func(), err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		workers.TellSystemd(ctx, func() bool { return h.worker.Load() != nil })
+	}()
+	untell := func() { cancel(); <-told }
 	if address == "" {
-		return func() {}, nil
+		return untell, nil
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
+		untell()
 		return nil, model.Fail(model.Internal, err, "cannot listen on %s for health", address).WithTry("--health-listen HOST:PORT")
 	}
 	mux := http.NewServeMux()
@@ -88,5 +97,6 @@ func (h *health) listen(address string, log *slog.Logger) (stop func(), err erro
 	return func() {
 		_ = srv.Close()
 		<-done
+		untell()
 	}, nil
 }
