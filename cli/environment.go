@@ -51,3 +51,6 @@ func Configuration(c *cli.Command) string {
 	}
 	return b.String()
 }
+
+// Commands is the whole command line, for tests of what documents say of it.
+func Commands(processes ...*cli.Command) []*cli.Command { return (&env{}).app(processes).Commands }
