@@ -47,9 +47,12 @@ func (b *bench) workload(ctx context.Context, workload string) error {
 	every := map[string]time.Duration{"adaptive": 0, "fixed RPO/2": cadenceRPO / 2, "fixed 0.9 RPO": cadenceRPO * 9 / 10}
 	names := []string{"adaptive", "fixed RPO/2", "fixed 0.9 RPO"}
 	watchers := map[string]*labkit.Watcher{}
-	flags := []string{"--workload", workload, "--disk", "512M", "--rate", "40"}
-	if workload == "churn" {
-		flags = append(flags, "--working-set", "64M")
+	flags := []string{"--workload", workload, "--disk", "512M"}
+	switch workload {
+	case "db":
+		flags = append(flags, "--rate", "20") // rows/s
+	case "churn":
+		flags = append(flags, "--rate", "1M", "--working-set", "32M") // bytes/s
 	}
 	for i, n := range names {
 		vm := fmt.Sprintf("%s%d", workload, i)
@@ -144,8 +147,8 @@ func (b *bench) measured(ctx context.Context, vm string, from time.Time) (schedu
 	}
 	var peaks []float64
 	for i := 1; i < len(points); i++ {
-		if points[i].VerifiedAt.Before(from) {
-			continue
+		if points[i-1].TakenAt.Before(from) {
+			continue // its exposure began before the window
 		}
 		_, _, sent := points[i].Sum()
 		peak := points[i].VerifiedAt.Sub(points[i-1].TakenAt)
