@@ -128,6 +128,7 @@ func announce(ctx context.Context, c client.Client, to *starter.Client, s *self,
 			pause(ctx, announceRetry)
 			continue
 		}
+		s.known.Store(true)
 		log.Info("announced", "link_address", facts.LinkAddress)
 		told, due = facts, false
 		pause(ctx, announceEvery)

@@ -85,7 +85,7 @@ func Run(ctx context.Context, opts Options, log *slog.Logger) error {
 	wg.Go(func() { a.restorer.WatchPauses(ctx) })
 	wg.Go(func() { a.restorer.SweepTests(ctx, a.oldTests) })
 	log.Info("receiving", "address", a.self.address)
-	wg.Go(func() { workers.TellSystemd(ctx, func() bool { return a.tell.c.Load() != nil }) })
+	wg.Go(func() { workers.TellSystemd(ctx, a.self.known.Load) })
 
 	a.control(ctx, &wg)
 	if linkErr != nil && !errors.Is(linkErr, net.ErrClosed) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,6 +27,7 @@ type about interface {
 
 // self describes this host.
 type self struct {
+	known    atomic.Bool // the control plane took what we said of ourselves
 	opts     Options
 	address  string // of the receiver, as others reach it
 	instance string // of this process
