@@ -66,6 +66,7 @@ EXIT STATUS
 			&cli.StringFlag{Name: "webhook-token-file", Usage: "`FILE` with the bearer token that a sender must know; needed on anything but loopback"},
 			&cli.BoolFlag{Name: "webhook-tls", Usage: "HTTPS with the certificate of --tls-dir; an operator's certificate is then as good as the token"},
 			&cli.StringFlag{Name: "webhook-vm-label", Value: "understudy_vm", Usage: "label of an alert that names the VM; alerts without it are ignored"},
+			&cli.StringSliceFlag{Name: "webhook-match", Usage: "only alerts with the label `NAME=VALUE` count; given more than once, those with all of them"},
 			&cli.BoolFlag{Name: "webhook-dry-run", Usage: "log and answer what an alert would do, and do nothing"},
 		},
 		Action: func(c *cli.Context) error {
@@ -80,6 +81,7 @@ EXIT STATUS
 				FenceCommand: strings.Fields(c.String("fence-command")), FenceConfig: c.String("fence-config"),
 				Webhook: WebhookOptions{
 					Listen: c.String("webhook-listen"), TokenFile: c.String("webhook-token-file"), VMLabel: c.String("webhook-vm-label"),
+					Match:  c.StringSlice("webhook-match"),
 					DryRun: c.Bool("webhook-dry-run"), TLS: c.Bool("webhook-tls"),
 				},
 			}, log)

@@ -33,6 +33,7 @@ type WebhookOptions struct {
 	Listen    string
 	TokenFile string
 	VMLabel   string
+	Match     []string // NAME=VALUE: labels that an alert must have to count
 	DryRun    bool
 	// Secure: TLS with the certificate of this folder, and an operator's certificate is as good as the token. Nil: plain text.
 	Secure *trust.Folder
@@ -62,11 +63,30 @@ func (o WebhookOptions) validate() error {
 	if o.VMLabel == "" {
 		return model.Fail(model.InvalidArgument, nil, "--webhook-vm-label must not be empty").WithTry("--webhook-vm-label understudy_vm")
 	}
+	if _, err := o.rules(); err != nil {
+		return err
+	}
 	if o.TokenFile == "" {
 		return nil
 	}
 	_, err = readToken(o.TokenFile)
 	return err
+}
+
+// rules are the labels that an alert must have, all of them.
+func (o WebhookOptions) rules() (map[string]string, error) {
+	rules := map[string]string{}
+	for _, m := range o.Match {
+		name, value, found := strings.Cut(m, "=")
+		if !found || name == "" || value == "" {
+			return nil, model.Fail(model.InvalidArgument, nil, "--webhook-match is NAME=VALUE, not %q", m).WithTry("--webhook-match severity=critical")
+		}
+		if other, twice := rules[name]; twice && other != value {
+			return nil, model.Fail(model.InvalidArgument, nil, "no alert has a label %s of both %q and %q", name, other, value)
+		}
+		rules[name] = value
+	}
+	return rules, nil
 }
 
 // readToken is asked for each request, so that a token is changed without a restart.
@@ -128,19 +148,33 @@ type webhook struct {
 	limit *rate.Limiter
 	turn  chan struct{} // one request at a time: a repeat must see what the first one did
 	seen  *seenAlerts
+	rules map[string]string
+	pace  map[string]*rate.Limiter // of one VM; by UUID
 }
+
+// Alone a VM can be signalled at once, three times; after that twice a minute. A monitor gone mad moves one VM no further.
+const (
+	vmSignals = 3
+	vmEvery   = 30 * time.Second
+)
 
 func newWebhook(o WebhookOptions, p monitored, dataDir string, log *slog.Logger) (*webhook, error) {
 	seen, err := openSeen(filepath.Join(dataDir, "webhook-seen.json"), time.Now)
 	if err != nil {
 		return nil, err
 	}
-	return &webhook{o: o, plane: p, log: log, limit: rate.NewLimiter(10, 30), turn: make(chan struct{}, 1), seen: seen}, nil
+	rules, err := o.rules()
+	if err != nil {
+		return nil, err
+	}
+	return &webhook{
+		o: o, plane: p, log: log, limit: rate.NewLimiter(10, 30), turn: make(chan struct{}, 1), seen: seen, rules: rules, pace: map[string]*rate.Limiter{},
+	}, nil
 }
 
 func (h *webhook) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /webhook/alertmanager", func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, alertmanager(h.o.VMLabel)) })
+	mux.HandleFunc("POST /webhook/alertmanager", func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, alertmanager(h.o.VMLabel, h.rules)) })
 	mux.HandleFunc("POST /webhook/crash", func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, plain) })
 	return mux
 }
@@ -208,7 +242,7 @@ func (h *webhook) serve(w http.ResponseWriter, r *http.Request, decode func([]by
 	for _, rep := range reports {
 		v := h.judge(ctx, rep)
 		h.log.Info("webhook", "alert", v.Alert, "vm", v.VM, "outcome", v.Outcome, "detail", v.Detail, "dry_run", h.o.DryRun)
-		if v.Outcome == "failed" {
+		if v.Outcome == "failed" || v.Outcome == "limited" { // Alertmanager sends it again
 			status = http.StatusServiceUnavailable
 		}
 		a.Alerts = append(a.Alerts, v)

@@ -13,7 +13,7 @@ func FuzzWebhookBodies(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	decode := alertmanager("understudy_vm")
+	decode := alertmanager("understudy_vm", nil)
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if reports, err := decode(p); err == nil {
 			for _, r := range reports {

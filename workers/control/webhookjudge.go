@@ -4,9 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"understudy/internal/contract"
 	"understudy/internal/durable"
@@ -19,6 +24,7 @@ type signalReport struct {
 	key                       string // of repeats; empty: none can be recognised
 	startsAt                  time.Time
 	resolved                  bool
+	missing                   string // the label that the rules want and it does not have
 }
 
 type answer struct {
@@ -28,7 +34,7 @@ type answer struct {
 }
 
 // verdict is the answer to one alert. Outcome: signalled, would_signal, repeat, resolved, ignored, superseded, unknown_vm,
-// failed (send it again).
+// limited, failed (send it again).
 type verdict struct {
 	Alert   string `json:"alert,omitempty"`
 	VM      string `json:"vm,omitempty"`
@@ -36,7 +42,7 @@ type verdict struct {
 	Detail  string `json:"detail,omitempty"`
 }
 
-func alertmanager(label string) func([]byte) ([]signalReport, error) {
+func alertmanager(label string, rules map[string]string) func([]byte) ([]signalReport, error) {
 	return func(b []byte) ([]signalReport, error) {
 		var m struct {
 			Alerts []struct {
@@ -51,7 +57,7 @@ func alertmanager(label string) func([]byte) ([]signalReport, error) {
 		var out []signalReport
 		for _, a := range m.Alerts {
 			r := signalReport{source: "alertmanager", alert: a.Labels["alertname"], vm: a.Labels[label], startsAt: a.StartsAt, resolved: a.Status != "firing"}
-			r.reason = r.alert
+			r.reason, r.missing = r.alert, missing(a.Labels, rules)
 			if s := a.Annotations["summary"]; s != "" {
 				r.reason += ": " + s[:min(len(s), 500)]
 			}
@@ -64,12 +70,30 @@ func alertmanager(label string) func([]byte) ([]signalReport, error) {
 	}
 }
 
-func plain(b []byte) ([]signalReport, error) {
-	var m struct{ VM, Reason string }
-	if err := json.Unmarshal(b, &m); err != nil || m.VM == "" || m.Reason == "" {
-		return nil, errors.New(`this is not {"vm": "…", "reason": "…"}`)
+// missing is the first rule, by name, that the labels do not satisfy.
+func missing(labels, rules map[string]string) string {
+	for _, name := range slices.Sorted(maps.Keys(rules)) {
+		if labels[name] != rules[name] {
+			return name + "=" + rules[name]
+		}
 	}
-	return []signalReport{{source: "webhook", vm: m.VM, reason: m.Reason[:min(len(m.Reason), 500)]}}, nil
+	return ""
+}
+
+const maxID = 200
+
+// plain takes what scripts say. An id makes a repeat known; one that is used for another failure of the VM later is not acted
+// upon, so it is the id of the incident.
+func plain(b []byte) ([]signalReport, error) {
+	var m struct{ VM, Reason, ID string }
+	if err := json.Unmarshal(b, &m); err != nil || m.VM == "" || m.Reason == "" || len(m.ID) > maxID {
+		return nil, errors.New(`this is not {"vm": "…", "reason": "…", "id": "… (optional)"}`)
+	}
+	r := signalReport{source: "webhook", vm: m.VM, reason: m.Reason[:min(len(m.Reason), 500)]}
+	if m.ID != "" {
+		r.key = "id:" + m.ID
+	}
+	return []signalReport{r}, nil
 }
 
 func (h *webhook) judge(ctx context.Context, r signalReport) verdict {
@@ -79,6 +103,8 @@ func (h *webhook) judge(ctx context.Context, r signalReport) verdict {
 		return say("resolved", "")
 	case r.vm == "":
 		return say("ignored", "it has no label "+h.o.VMLabel)
+	case r.missing != "":
+		return say("ignored", "it has no label "+r.missing)
 	case strings.HasPrefix(r.alert, ownAlerts):
 		return say("ignored", "an alert of Understudy's own is no reason for a failover")
 	}
@@ -109,6 +135,10 @@ func (h *webhook) judge(ctx context.Context, r signalReport) verdict {
 	if h.o.DryRun {
 		return say("would_signal", "dry run")
 	}
+	pace := h.paceOf(d.Spec.VM.UUID)
+	if pace.Tokens() < 1 {
+		return say("limited", fmt.Sprintf("more than %d signals for this VM, then one each %s", vmSignals, vmEvery))
+	}
 	// Noted before and after: after a crash in between, the generation says whether the signal was acted upon.
 	if err := h.seen.note(key, d.State.Generation, false); err != nil {
 		return say("failed", err.Error())
@@ -116,10 +146,21 @@ func (h *webhook) judge(ctx context.Context, r signalReport) verdict {
 	if err := h.plane.Crash(ctx, d.Spec.VM.UUID, contract.CrashIn{Source: r.source, Reason: r.reason}); err != nil {
 		return say("failed", err.Error())
 	}
+	pace.Allow() // only what was said counts: while the control plane is away nobody is slowed down
 	if err := h.seen.note(key, d.State.Generation, true); err != nil {
 		h.log.Error("webhook_note", "error", err) // the generation noted before still tells a repeat
 	}
 	return say("signalled", "")
+}
+
+// paceOf is asked in turn only. VMs that are protected bound its size.
+func (h *webhook) paceOf(vmUUID string) *rate.Limiter {
+	l, known := h.pace[vmUUID]
+	if !known {
+		l = rate.NewLimiter(rate.Every(vmEvery), vmSignals)
+		h.pace[vmUUID] = l
+	}
+	return l
 }
 
 const maxSeen = 4096
