@@ -128,7 +128,7 @@ func TestFiguresOfManyGuestsOfADeadHost(t *testing.T) {
 		require.NoError(t, err)
 	}
 	tiers := []string{"gold", "silver", "bronze"}
-	guests := []string{"--workload", "idle", "--disk", "64M", "--memory", "96"}
+	guests := []string{"--workload", "idle", "--disk", "64M", "--memory", "128"}
 	s := begin(t, "many00", 25*time.Minute, guests...)
 	watches := map[string]*labkit.Watcher{s.name: s.watch}
 	tier := map[string]string{s.name: tiers[0]}
