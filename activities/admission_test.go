@@ -40,10 +40,11 @@ func TestAVMThatTheLinkCannotCarryIsRefusedUnlessForced(t *testing.T) {
 	require.NoError(t, err)
 	require.Nil(t, out.Admission, "no budget")
 
-	v.answer = &contract.Admission{Verdict: "refuse", Reason: "the link would be used 130 %", Others: []string{"gold1 (gold, RPO 10s) 60 %"}}
+	v.answer = &contract.Admission{Verdict: "refuse", Budget: 400_000, Before: 0.6, After: 1.3, Reason: "the link would be used 130 %", Others: []string{"gold1 (gold, RPO 10s) 60 %"}}
 	_, err = ask(&contract.AdmissionIn{Demand: 7})
 	require.Equal(t, "Refused", kind(t, err))
 	require.ErrorContains(t, err, "the link would be used 130 %; there are gold1 (gold, RPO 10s) 60 %")
+	require.ErrorContains(t, err, "(0.4 MB/s, needed 60 % before and 130 % after)")
 	require.EqualValues(t, 7, v.asked.Demand)
 
 	out, err = ask(&contract.AdmissionIn{Force: true})

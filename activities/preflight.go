@@ -82,7 +82,7 @@ func (h *Host) admitDemand(ctx context.Context, in contract.PreflightIn, out *co
 		return err
 	}
 	out.Admission = a
-	said := fmt.Sprintf("the link of %s (%s/s): %s", h.ID, mib(a.Budget), a.Reason)
+	said := fmt.Sprintf("the link of %s (%.3g MB/s, needed %.0f %% before and %.0f %% after): %s", h.ID, float64(a.Budget)/1e6, 100*a.Before, 100*a.After, a.Reason)
 	if len(a.Others) > 0 {
 		said += "; there are " + strings.Join(a.Others, ", ")
 	}
