@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -123,9 +124,16 @@ func (f fakeDomains) Domain(_ context.Context, uuid string) (hypervisor.Domain, 
 	return hypervisor.Domain{}, model.Fail(model.NotFound, nil, "no such domain")
 }
 
-type fakeWatcher struct{ calls []string }
+type fakeWatcher struct {
+	mu    sync.Mutex
+	calls []string
+}
 
-func (f *fakeWatcher) note(s string) { f.calls = append(f.calls, s) }
+func (f *fakeWatcher) note(s string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, s)
+}
 
 func (f *fakeWatcher) Serve(Watched)                                          { f.note("serve") }
 func (f *fakeWatcher) Capturing(context.Context, model.VMRef, model.PointRef) { f.note("capturing") }
