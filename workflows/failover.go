@@ -185,8 +185,10 @@ func (f *failover) claim(ctx workflow.Context) (string, error) {
 	})
 	if err != nil {
 		if final(err) {
-			f.undo.withdraw(handBackName)
 			f.lookUp(ctx)
+			if f.record.Attempt != f.id || f.record.Claimed != f.in.Generation {
+				f.undo.withdraw(handBackName)
+			}
 		}
 		return "", err
 	}

@@ -137,20 +137,20 @@ func (p *protection) cameToNothing(ctx workflow.Context, out contract.FailoverOu
 		st.TakeUp = true
 		p.keepSalvaged(out)
 	}
-	why := "the failover to " + string(st.Failover.To) + " came to nothing: " + clip(out.Error)
-	request := st.Trigger != nil && st.Trigger.Request
-	stopped := out.Evidence != nil // the VM was stopped, or its host was switched off, for this failover
-	if stopped && st.Off == "" {
-		st.Off = "it was stopped for a failover"
-	}
 	switch {
-	case out.HeardAgain:
+	case out.HeardAgain && out.Outcome == contract.OutcomeRolledBack:
 		st.Trigger, p.look = nil, true
 		st.Totals.FalseAlarms++
 		return
 	case out.TakenBackBy != "":
 		p.takenBack(ctx, out)
 		return
+	}
+	why := "the failover to " + string(st.Failover.To) + " came to nothing: " + clip(out.Error)
+	request := st.Trigger != nil && st.Trigger.Request
+	stopped := out.Evidence != nil // the VM was stopped, or its host was switched off, for this failover
+	if stopped && st.Off == "" {
+		st.Off = "it was stopped for a failover"
 	}
 	alert := contract.AlertFailoverFailed
 	if out.ErrorType == string(model.FenceUnconfirmed) {

@@ -1,9 +1,14 @@
 package workflows
 
 import (
+	"context"
+	"os"
 	"strings"
+	"testing"
+	"time"
 
 	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
@@ -35,4 +40,25 @@ func (w *world) deliver() {
 				return nil
 			}).Maybe()
 	}
+}
+
+// sleep lets time of the story pass inside an activity.
+func (w *world) sleep(ctx context.Context, d time.Duration) {
+	done := make(chan struct{})
+	w.env.RegisterDelayedCallback(func() { close(done) }, d)
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// memory is a folder where fsync costs nothing, if there is one: hundreds of stories write records.
+func memory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "understudy-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
 }

@@ -51,6 +51,7 @@ type fakeHost struct {
 type world struct {
 	reg      contract.Registry
 	now      func() time.Time
+	began    time.Time
 	t        *testing.T
 	env      *testsuite.TestWorkflowEnvironment
 	mu       sync.Mutex
@@ -95,7 +96,7 @@ func newWorld(t *testing.T) *world {
 	env.SetTestTimeout(time.Minute)
 	env.SetStartTime(time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC))
 	w := bareWorld(t, env.Now)
-	w.env = env
+	w.env, w.began = env, env.Now()
 	Register(env)
 	w.serveOn(env)
 	env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigAttach.Name, mock.Anything).Return(nil).Maybe()
@@ -105,7 +106,7 @@ func newWorld(t *testing.T) *world {
 
 func bareWorld(t *testing.T, now func() time.Time) *world {
 	t.Helper()
-	records, err := lease.OpenRecords(t.TempDir(), now)
+	records, err := lease.OpenRecords(memory(t), now)
 	require.NoError(t, err)
 	return &world{
 		t: t, now: now, records: records, fence: true,
