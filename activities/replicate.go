@@ -45,6 +45,7 @@ func (h *Host) send(ctx context.Context, in contract.ReplicateIn, b *beat) (cont
 	res, err := h.Link.Send(ctx, in.LinkAddress, taken.DomainXML, open, replicate.Request{
 		VM: in.VM, Point: in.Point, Parent: in.Parent, Capture: taken.TakenAt.UTC().Format(time.RFC3339Nano),
 		Disks: taken.Disks, Compression: in.Compression, MaxBandwidth: in.MaxBandwidth, Lane: share.Lane(), Before: before,
+		Reread: in.Reread,
 	}, func(p replicate.Progress) {
 		share.Progress(p)
 		b.set(wireProgress(p, h.Now().Sub(started)))

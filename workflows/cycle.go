@@ -35,7 +35,7 @@ var errInterrupted = errors.New("interrupted")
 func (p *protection) cycle(ctx workflow.Context) {
 	p.started++
 	if p.resync != "" { // not before: the cycle under way at the request would use it up
-		p.st.ForceResync, p.resync = p.resync, ""
+		p.st.ForceResync, p.st.Reread, p.resync = p.resync, true, ""
 	}
 	p.giveWay()
 	p.lastEnd = p.attempt(ctx)
@@ -128,7 +128,7 @@ func (p *protection) replicate(ctx workflow.Context, c *capture) (contract.Repli
 	in := contract.ReplicateIn{
 		Fence: p.fence(), Point: c.Point, Parent: c.parent, Standby: p.st.Standby, LinkAddress: p.st.Links[string(p.st.Standby)],
 		Compression: p.compression(), MaxBandwidth: eff.MaxBandwidth, Tier: eff.Tier, RPO: eff.RPO,
-		From: p.cameFrom(c.parent), Demand: p.demand(),
+		From: p.cameFrom(c.parent), Demand: p.demand(), Reread: p.st.Reread,
 	}
 	summary := fmt.Sprintf("point %d, %s to look at", c.Point.Seq, size(c.DirtyBytes))
 	for round := 1; ; round++ {
@@ -209,7 +209,7 @@ func (p *protection) commit(ctx workflow.Context, s contract.PointSummary) {
 	}
 	st.InFlight, p.nextOrigin = nil, nil
 	p.looks, p.givenBack = 0, false
-	st.Reseed, st.ForceResync, st.SkipFreeze, st.Seed = "", "", false, model.PointRef{}
+	st.Reseed, st.ForceResync, st.SkipFreeze, st.Seed, st.Reread = "", "", false, model.PointRef{}, false
 	st.Failures, st.LastError, st.RetryAt = 0, "", nil
 	st.Recent = keepNewest(append(st.Recent, s))
 	st.CycleTimes = keepNewest(append(st.CycleTimes, time.Duration(s.CycleMS*float64(time.Millisecond))))

@@ -60,6 +60,8 @@ type ReplicateIn struct {
 	// What the host's link budget is shared by; without them it is a silver VM with the RPO that was told before.
 	Tier model.Tier    `json:"tier,omitempty"`
 	RPO  time.Duration `json:"rpo_ns,omitempty"`
+	// Reread makes the standby compare with what its disks hold, not with the digests that it recorded.
+	Reread bool `json:"reread,omitempty"`
 	// Demand is what the VM was admitted with: bytes on the wire of a capture each RPO/2; 0 when that is not known.
 	Demand int64 `json:"demand,omitempty"`
 	// From is the point that the VM runs from here, in the first resync with the host that it left: what differs there and was

@@ -149,6 +149,8 @@ type ProtectState struct {
 	Admission *Admission `json:"admission,omitempty"`
 	// Points is how many the standby's store had after the newest was committed.
 	Points int `json:"points,omitempty"`
+	// Reread says that the resync was asked for by a person: the standby then reads its disks too.
+	Reread bool `json:"reread,omitempty"`
 	// Rediscover says that this run was begun from the record: points and hosts are looked for first.
 	Rediscover bool `json:"rediscover,omitempty"`
 	// KeptPolicy and KeptStandby are what the record was told last.

@@ -55,6 +55,9 @@ type StagingDisk struct {
 	// Expect is the number of bytes of data that will probably come (0: unknown); the standby refuses early what it has no
 	// room for.
 	Expect int64 `json:"expect_bytes,omitempty"`
+	// Reread makes the standby answer with digests of what its disk holds now, not with those that it recorded: that finds a
+	// replica that was damaged since, and costs a read of it.
+	Reread bool `json:"reread,omitempty"`
 }
 
 // StagingSpec opens (or resumes) the staging area of one point on the standby.

@@ -59,7 +59,7 @@ func (st *Staging) Digests(ctx context.Context, target string, off int64, dst []
 	if off < 0 || off%model.BlockSize != 0 || off > d.spec.Size {
 		return model.Fail(model.InvalidArgument, nil, "digests of disk %s from offset %d", target, off).WithVM(st.spec.VM.Name)
 	}
-	if err := d.digests(off, dst); err != nil {
+	if err := d.digests(ctx, off, dst); err != nil {
 		return ioFailure(err, "reading the digests of disk %s", target).WithVM(st.spec.VM.Name)
 	}
 	return nil

@@ -66,7 +66,8 @@ type stagedDisk struct {
 	server   *qemunbd.Server
 
 	tableMu sync.Mutex
-	table   *table // nil for a base
+	table   *table         // nil for a base
+	parent  blockio.Source // what lies below, when the parent itself is to be read; nil until it was
 	scratch []byte
 }
 
@@ -222,7 +223,7 @@ func unlocked(ctx context.Context, path string) error {
 	}
 }
 
-func (d *stagedDisk) digests(off int64, dst []model.Digest) error {
+func (d *stagedDisk) digests(ctx context.Context, off int64, dst []model.Digest) error {
 	if d.below == "" {
 		clear(dst)
 		return nil
@@ -232,7 +233,33 @@ func (d *stagedDisk) digests(off int64, dst []model.Digest) error {
 	if d.table == nil {
 		return fmt.Errorf("%w: closed", errTable)
 	}
-	return d.table.read(off/model.BlockSize, dst, &d.scratch)
+	if err := d.table.read(off/model.BlockSize, dst, &d.scratch); err != nil || !d.spec.Reread {
+		return err
+	}
+	return d.reread(ctx, off, dst)
+}
+
+// reread replaces digests by those of what the parent's images hold now. Beyond the parent's end the table's zeroes stay.
+func (d *stagedDisk) reread(ctx context.Context, off int64, dst []model.Digest) error {
+	below := d.image
+	below.Layers, below.Size = d.image.Layers[1:], d.image.ParentSize
+	if d.parent == nil {
+		src, err := d.store.OpenImage(ctx, below)
+		if err != nil {
+			return err
+		}
+		d.parent = src
+	}
+	n := min(int64(len(dst))*model.BlockSize, below.Size-off)
+	if n <= 0 {
+		return nil
+	}
+	data := make([]byte, n)
+	if err := d.parent.ReadAt(ctx, data, off); err != nil {
+		return err
+	}
+	digest.Blocks(d.seed, data, dst[:digest.Count(n)])
+	return nil
 }
 
 // check refuses what does not follow on what is logged.
@@ -464,5 +491,9 @@ func (d *stagedDisk) close(save bool) {
 	if d.table != nil {
 		_ = d.table.close()
 		d.table = nil
+	}
+	if d.parent != nil {
+		_ = d.parent.Close()
+		d.parent = nil
 	}
 }

@@ -34,6 +34,8 @@ type Request struct {
 	// Before, in a resync with a host that the VM has left, are the disks as the VM came here with them, by target: what is
 	// neither so there nor as it is here now was written there and never replicated. nil does not ask. They stay open.
 	Before map[string]blockio.Source
+	// Reread makes the standby compare with what its disks hold now, not with what it recorded.
+	Reread bool
 }
 
 // Progress is where a run is. The bytes done and total are those of the ranges to look at, of one disk.
@@ -149,7 +151,7 @@ func openAll(ctx context.Context, open Open, req Request) (disks []*disk, closeA
 func spec(req Request, disks []*disk) model.StagingSpec {
 	s := model.StagingSpec{VM: req.VM, PointRef: req.Point, Parent: req.Parent.Seq, Capture: req.Capture}
 	for _, d := range disks {
-		sd := model.StagingDisk{Target: d.Target, Size: d.Size, Mode: d.Mode}
+		sd := model.StagingDisk{Target: d.Target, Size: d.Size, Mode: d.Mode, Reread: req.Reread && d.Mode == model.ModeResync}
 		if d.Mode == model.ModeFull {
 			sd.Expect = d.total
 		}
