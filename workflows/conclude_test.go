@@ -102,10 +102,10 @@ func TestAPersonTakesAHeldFailoverBackAndTheVMGoesOnWhereItWas(t *testing.T) {
 func TestAPersonAbandonsAFailoverThatProvesNothing(t *testing.T) {
 	w := newWorld(t).connect()
 	w.fence = false
-	w.hooks["fence"] = func(ctx context.Context) { w.sleep(ctx, 40*time.Second) }
+	w.hooks["fence"] = func(ctx context.Context) { w.sleep(ctx, 400*time.Millisecond) }
 	w.at(61*time.Second, w.cutHost)
 	var told *answer[contract.FailoverBrief]
-	w.at(80*time.Second, func() {
+	w.at(61200*time.Millisecond, func() {
 		told = update(w, contract.UpdConclude, contract.FailoverOrder{Kind: contract.OrderAbandon, By: "ada"})
 	})
 	var st contract.ProtectState
@@ -122,9 +122,9 @@ func TestAPersonAbandonsAFailoverThatProvesNothing(t *testing.T) {
 func TestAPersonsWordIsARungOfTheFailoverThatRuns(t *testing.T) {
 	w := newWorld(t).connect()
 	w.fence = false
-	w.hooks["fence"] = func(ctx context.Context) { w.sleep(ctx, 80*time.Second) }
+	w.hooks["fence"] = func(ctx context.Context) { w.sleep(ctx, 400*time.Millisecond) }
 	w.at(61*time.Second, func() { w.hosts[hostA].off, w.hosts[hostA].running = true, false; w.cutHost() })
-	w.at(80*time.Second, func() {
+	w.at(61200*time.Millisecond, func() {
 		update(w, contract.UpdFailover, contract.FailoverRequestIn{By: "ada", Reason: "I pulled the plug", ConfirmPrimaryDown: true})
 	})
 	var st contract.ProtectState
@@ -133,16 +133,16 @@ func TestAPersonsWordIsARungOfTheFailoverThatRuns(t *testing.T) {
 	require.Equal(t, hostB, st.Primary)
 	require.Equal(t, model.EvidencePerson, st.Failover.Result.Evidence.Kind)
 	require.Equal(t, "ada: I pulled the plug", ladderOf(*st.Failover.Result)["person"])
-	require.Equal(t, "not waited for", ladderOf(*st.Failover.Result)["fence"])
+	require.Contains(t, ladderOf(*st.Failover.Result)["fence"], "FenceUnconfirmed")
 }
 
 // Nothing was wrong but a silence: it is over before anything proves the VM off, so nothing happens to the VM.
 func TestAHostThatIsHeardAgainKeepsItsVM(t *testing.T) {
 	w := newWorld(t).connect()
 	w.guards, w.fence = 2, false
-	w.hooks["await-lease"] = func(ctx context.Context) { w.sleep(ctx, 22*time.Second) }
+	w.hooks["await-lease"] = func(ctx context.Context) { w.sleep(ctx, 500*time.Millisecond) }
 	w.at(61*time.Second, w.cutHost)
-	w.at(75*time.Second, func() { w.hostIsBack(hostA) })
+	w.at(61200*time.Millisecond, func() { w.hostIsBack(hostA) })
 	var st contract.ProtectState
 	w.at(3*time.Minute, func() { st = w.state() })
 	w.protect(protectIn(policy()), 3*time.Minute+time.Second)
@@ -154,15 +154,16 @@ func TestAHostThatIsHeardAgainKeepsItsVM(t *testing.T) {
 	require.Zero(t, w.count("start"))
 	require.Equal(t, model.PhaseProtected, st.Phase)
 	require.Empty(t, st.Alerts)
-	require.Equal(t, 75*time.Second, st.Failover.EndedAt.Sub(w.began).Round(time.Second), "at once")
+	require.Less(t, st.Failover.EndedAt.Sub(w.began), 61500*time.Millisecond, "at once")
 }
 
 func TestAFailoverThatAPersonWantsGoesOnWhenTheHostIsHeardAgain(t *testing.T) {
 	w, in := takeover(t), failoverIn()
 	w.guards, w.fence = 2, false
 	w.hosts[hostA].cutOff, in.FromSilent, in.ByPerson = true, true, true
-	w.hooks["fence"] = func(ctx context.Context) { w.sleep(ctx, time.Minute) }
-	w.at(30*time.Second, func() { w.hosts[hostA].cutOff = false; w.news(hostA, false) })
+	w.hooks["fence"] = func(ctx context.Context) { w.sleep(ctx, 400*time.Millisecond) }
+	w.hooks["await-lease"] = w.hooks["fence"]
+	w.at(200*time.Millisecond, func() { w.hosts[hostA].cutOff = false; w.news(hostA, false) })
 	out, err := w.run(in)
 	require.NoError(t, err)
 	require.Equal(t, model.EvidenceSurrendered, out.Evidence.Kind, "it is asked again")

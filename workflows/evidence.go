@@ -80,12 +80,12 @@ func (l *ladder) await(ctx, work workflow.Context) error {
 		_, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
 			Timeout: left, TimerOptions: workflow.TimerOptions{Summary: "evidence that the old VM is off"},
 		}, func() bool {
-			return l.won != nil || l.running == 0 || l.pointless() != nil || f.word != word || f.heard && f.in.ByPerson && !again
+			return l.won != nil || l.running == 0 || l.enough() || l.pointless() != nil || f.word != word || f.heard && f.in.ByPerson && !again
 		})
 		switch why := l.pointless(); {
 		case err != nil:
 			return err
-		case l.won != nil:
+		case l.won != nil || l.enough():
 			return nil
 		case why != nil:
 			return why
@@ -150,6 +150,11 @@ func (l *ladder) until() time.Time {
 // person may be wrong, unless the person wants it so.
 func (l *ladder) taken() bool {
 	return l.f.word != nil && (l.f.forced || l.wait() == 0)
+}
+
+// enough: nothing but the lease is waited for, and the person said not to wait for it.
+func (l *ladder) enough() bool {
+	return l.f.word != nil && l.f.forced && l.running == 1 && l.climbing("lease")
 }
 
 // believe takes a person's word, when nothing better is to be had.

@@ -42,7 +42,7 @@ func (w *world) deliver() {
 	}
 }
 
-// sleep lets time of the story pass inside an activity.
+// sleep lets time pass inside an activity: real time, because the story's clock does not jump while one runs.
 func (w *world) sleep(ctx context.Context, d time.Duration) {
 	done := make(chan struct{})
 	w.env.RegisterDelayedCallback(func() { close(done) }, d)

@@ -139,13 +139,13 @@ func TestAStandbyThatCannotBeSealedCostsANumberAndNothingElse(t *testing.T) {
 // Scenario 24: the target dies after its seal. The old host is there, so nobody needs to wait or to prove anything.
 func TestATargetThatDiesBeforeThePermitGivesTheVMBackAtOnce(t *testing.T) {
 	w, in := bound(t)
-	w.hooks["await-lease"] = func(ctx context.Context) { w.sleep(ctx, 22*time.Second) }
+	w.hooks["await-lease"] = func(ctx context.Context) { w.sleep(ctx, 300*time.Millisecond) }
 	w.hooks["surrender"] = func(ctx context.Context) {
 		w.mu.Lock()
 		w.hosts[hostB].off = true
 		w.mu.Unlock()
 		w.news(hostB, true)
-		w.sleep(ctx, time.Second)
+		w.sleep(ctx, 100*time.Millisecond)
 	}
 	out, err := w.run(in)
 	require.Error(t, err)
@@ -227,7 +227,7 @@ func TestASwitchoverWhoseTargetDiesGivesTheVMBack(t *testing.T) {
 		w.hosts[hostB].off = true
 		w.mu.Unlock()
 		signal(w, contract.SigHostSuspect, contract.HostSignalIn{Host: hostB})
-		w.sleep(ctx, time.Second) // the news is faster than the answer
+		w.sleep(ctx, 100*time.Millisecond) // the news is faster than the answer
 	}
 	w.at(61*time.Second, func() { update(w, contract.UpdSwitchover, contract.SwitchoverRequestIn{By: "ada"}) })
 	var st contract.ProtectState
