@@ -3,7 +3,7 @@ package restore
 import (
 	"context"
 	"fmt"
-	"os"
+	"net"
 	"path/filepath"
 	"slices"
 
@@ -93,7 +93,7 @@ func (r *Restorer) unreachable(ctx context.Context, xml string) (missing, notes 
 	asked := false
 	for _, a := range attachments(devices) {
 		if a.kind != "network" {
-			if _, err := os.Stat(filepath.Join("/sys/class/net", filepath.Base(a.name))); err != nil {
+			if _, err := net.InterfaceByName(a.name); err != nil {
 				missing = append(missing, fmt.Sprintf("%s %s", a.kind, a.name))
 			}
 			continue
