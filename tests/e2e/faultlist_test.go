@@ -231,15 +231,15 @@ func faults() []fault {
 			f.writesOn(10 * time.Second)
 		}},
 		{id: "P4", name: "a block of a replica is changed", policy: []string{"--failover", "manual"}, stays: true, strike: func(f *struck) {
-				// A block that the guest leaves alone, read through the newest point as a failover would.
-				const block = `cd /var/lib/understudy/replicas/%s/disks/vda; f=$(ls -t *.qcow2 | head -n1); qemu-img dd -U -O raw bs=4k skip=40 count=41 if="$f" of=/run/block >/dev/null; sha256sum </run/block; rm /run/block`
-				read := fmt.Sprintf(block, f.before.UUID)
-				was := f.exec(hostB, read)
-				f.exec(hostB, fmt.Sprintf("cd /var/lib/understudy/replicas/%s/disks/vda; dd if=/dev/urandom of=$(ls *.raw) bs=4k count=1 seek=40 conv=notrunc status=none", f.before.UUID))
-				require.NotEqual(f.t, was, f.exec(hostB, read), "the fault reaches what a failover would start")
-				f.cli("sync", "--resync", f.name)
-				require.Equal(f.t, was, f.exec(hostB, read), "it was sent again")
-			}},
+			// A block that the guest leaves alone, read through the newest point as a failover would.
+			const block = `cd /var/lib/understudy/replicas/%s/disks/vda; f=$(ls -t *.qcow2 | head -n1); qemu-img dd -U -O raw bs=4k skip=40 count=41 if="$f" of=/run/block >/dev/null; sha256sum </run/block; rm /run/block`
+			read := fmt.Sprintf(block, f.before.UUID)
+			was := f.exec(hostB, read)
+			f.exec(hostB, fmt.Sprintf("cd /var/lib/understudy/replicas/%s/disks/vda; dd if=/dev/urandom of=$(ls *.raw) bs=4k count=1 seek=40 conv=notrunc status=none", f.before.UUID))
+			require.NotEqual(f.t, was, f.exec(hostB, read), "the fault reaches what a failover would start")
+			f.cli("sync", "--resync", f.name)
+			require.Equal(f.t, was, f.exec(hostB, read), "it was sent again")
+		}},
 		{id: "P5", name: "the primary's space for scratch files is gone", stays: true, strike: func(f *struck) {
 			f.exec(hostA, "mkdir -p /var/lib/understudy/scratch && mount -t tmpfs -o size=64k tmpfs /var/lib/understudy/scratch")
 			f.writesOn(20 * time.Second)
