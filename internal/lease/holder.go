@@ -110,11 +110,7 @@ func (h *Holder) Adopt(ctx context.Context, k Hold) error {
 	defer l.op.Unlock()
 	k.Mode = model.ModeSole
 	h.begin(l, k.Generation)
-	e, err := h.write(k)
-	if err != nil {
-		return err
-	}
-	return h.arm(ctx, l, e)
+	return h.hold(ctx, l, k)
 }
 
 // Take is the start's grant: the control plane grants this generation to this host, only then it is held durably, and only
@@ -139,11 +135,7 @@ func (h *Holder) Take(ctx context.Context, k Hold) error {
 	if err := h.ask(ctx, l, k); err != nil {
 		return err
 	}
-	e, err := h.write(k)
-	if err != nil {
-		return err
-	}
-	return h.arm(ctx, l, e)
+	return h.hold(ctx, l, k)
 }
 
 // SetMode changes the mode of a generation that is held: the commit of a takeover (sole), or the change to leased, which
@@ -170,6 +162,11 @@ func (h *Holder) SetMode(ctx context.Context, k Hold) error {
 			return err
 		}
 	}
+	return h.hold(ctx, l, k)
+}
+
+// hold makes it durable, and only then tells the guard.
+func (h *Holder) hold(ctx context.Context, l *lane, k Hold) error {
 	e, err := h.write(k)
 	if err != nil {
 		return err
@@ -267,8 +264,7 @@ func (h *Holder) Drop(ctx context.Context, vm model.VMRef) error {
 // Held is one VM of this host, for people.
 type Held struct {
 	Entry
-	Left    int64          `json:"left_ns"` // until the deadline; negative when it has passed, 0 without one
-	Refused map[string]int `json:"refused,omitempty"`
+	Left int64 `json:"left_ns"` // until the deadline; negative when it has passed, 0 without one
 }
 
 // View lists what is held here.

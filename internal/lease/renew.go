@@ -39,8 +39,8 @@ func (h *Holder) Round(ctx context.Context) {
 			continue
 		}
 		for _, g := range e.Grantors {
-			if e.Mode == model.ModeProbation && !g.Control() {
-				continue // there the control plane alone must be able to take it back [C22]
+			if !e.counts(g) {
+				continue
 			}
 			batches[g] = append(batches[g], e)
 		}
@@ -189,7 +189,7 @@ func (h *Holder) extend(l *lane, e Entry) {
 		ttl = h.o.Terms().TTL
 	}
 	for _, g := range e.Grantors {
-		if e.Mode == model.ModeProbation && !g.Control() {
+		if !e.counts(g) {
 			continue
 		}
 		if sent, granted := l.grants[g.ID]; granted {
@@ -203,7 +203,7 @@ func (h *Holder) extend(l *lane, e Entry) {
 func (h *Holder) over(l *lane, e Entry) string {
 	counted, refused, why := 0, 0, ""
 	for _, g := range e.Grantors {
-		if e.Mode == model.ModeProbation && !g.Control() {
+		if !e.counts(g) {
 			continue
 		}
 		counted++

@@ -46,6 +46,9 @@ type Entry struct {
 // Holds says that this host may run the VM under the floor.
 func (e Entry) Holds() bool { return e.Hold > 0 && e.Hold == e.Generation }
 
+// counts says that a grantor's word counts: on probation the control plane alone must be able to take the VM back [C22].
+func (e Entry) counts(g model.Grantor) bool { return e.Mode != model.ModeProbation || g.Control() }
+
 const idFile = "id"
 
 // OpenState uses dir, which it creates.

@@ -33,12 +33,20 @@ func (h *Holder) Seal(ctx context.Context, vm model.VMRef, g model.Generation, a
 			return before, err
 		}
 	}
+	h.sealedAt(vm.UUID, g, attempt)
+	return before, nil
+}
+
+// sealedAt is when this process sealed the VM for this attempt; when it has not yet, that is now.
+func (h *Holder) sealedAt(uuid string, g model.Generation, attempt string) model.BootTime {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s, ok := h.seals[vm.UUID]; !ok || s.generation != g || s.attempt != attempt {
-		h.seals[vm.UUID] = seal{g, attempt, h.o.Clock.Now()}
+	s, ok := h.seals[uuid]
+	if !ok || s.generation != g || s.attempt != attempt {
+		s = seal{g, attempt, h.o.Clock.Now()}
+		h.seals[uuid] = s
 	}
-	return before, nil
+	return s.at
 }
 
 // AwaitLease returns when wait has passed on this host's own CLOCK_BOOTTIME since its seal of this attempt; when this
@@ -47,13 +55,7 @@ func (h *Holder) AwaitLease(ctx context.Context, vm model.VMRef, g model.Generat
 	if wait <= 0 {
 		return "", h.fail(model.FenceUnconfirmed, vm, nil, "no wait proves anything about a holder without a guard")
 	}
-	h.mu.Lock()
-	s, ok := h.seals[vm.UUID]
-	if !ok || s.generation != g || s.attempt != attempt {
-		s = seal{g, attempt, h.o.Clock.Now()}
-		h.seals[vm.UUID] = s
-	}
-	h.mu.Unlock()
+	sealed := h.sealedAt(vm.UUID, g, attempt)
 	check := func() error {
 		e, err := h.o.State.Get(vm.UUID)
 		if err == nil && (e.Generation != g || e.Attempt != attempt) {
@@ -64,7 +66,7 @@ func (h *Holder) AwaitLease(ctx context.Context, vm model.VMRef, g model.Generat
 	if err := check(); err != nil {
 		return "", err
 	}
-	until := s.at.Add(wait)
+	until := sealed.Add(wait)
 	for h.o.Clock.Now() < until {
 		if err := h.o.Clock.Wait(ctx, until); err != nil {
 			return "", err
@@ -73,5 +75,5 @@ func (h *Holder) AwaitLease(ctx context.Context, vm model.VMRef, g model.Generat
 	if err := check(); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s waited %s on CLOCK_BOOTTIME after its seal of generation %d", h.o.Host, h.o.Clock.Now().Sub(s.at).Round(time.Millisecond), g), nil
+	return fmt.Sprintf("%s waited %s on CLOCK_BOOTTIME after its seal of generation %d", h.o.Host, h.o.Clock.Now().Sub(sealed).Round(time.Millisecond), g), nil
 }
