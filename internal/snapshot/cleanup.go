@@ -78,10 +78,7 @@ func (s *Source) Leave(ctx context.Context, vm model.VMRef) ([]string, error) {
 		return nil, err
 	}
 	defer leave()
-	if err := s.endOurs(ctx, vm); err != nil {
-		return nil, err
-	}
-	left, err := s.deleteMarks(ctx, vm, func(model.PointRef) bool { return true })
+	left, err := s.unmark(ctx, vm)
 	if err != nil {
 		return left, err
 	}
@@ -96,6 +93,14 @@ func (s *Source) Leave(ctx context.Context, vm model.VMRef) ([]string, error) {
 	return left, nil
 }
 
+// unmark ends our job on a VM and removes every mark of ours.
+func (s *Source) unmark(ctx context.Context, vm model.VMRef) ([]string, error) {
+	if err := s.endOurs(ctx, vm); err != nil {
+		return nil, err
+	}
+	return s.deleteMarks(ctx, vm, func(model.PointRef) bool { return true })
+}
+
 // Retire removes everything of ours from a VM and sets autostart as it was.
 func (s *Source) Retire(ctx context.Context, vm model.VMRef) ([]string, error) {
 	leave, err := s.enter(ctx, vm)
@@ -103,10 +108,7 @@ func (s *Source) Retire(ctx context.Context, vm model.VMRef) ([]string, error) {
 		return nil, err
 	}
 	defer leave()
-	if err := s.endOurs(ctx, vm); err != nil {
-		return nil, err
-	}
-	left, err := s.deleteMarks(ctx, vm, func(model.PointRef) bool { return true })
+	left, err := s.unmark(ctx, vm)
 	if err != nil {
 		return left, err
 	}
