@@ -30,20 +30,8 @@ func (r *Restorer) Again(ctx context.Context, vm model.VMRef) (time.Time, bool, 
 	if err := r.hv.Start(ctx, vm.UUID); err != nil {
 		return time.Time{}, false, err
 	}
-	limit, cancel := context.WithTimeout(ctx, r.o.StartTimeout)
-	defer cancel()
-	for {
-		dom, found, err := r.lookup(limit, vm.UUID)
-		switch {
-		case err != nil:
-			return time.Time{}, false, err
-		case !found || !dom.State.Active():
-			return time.Time{}, false, r.fail(model.Internal, vm, nil, "the VM stopped right after its start (%s)", state(dom, found))
-		case dom.State == hypervisor.Running:
-			return r.o.Now().UTC(), true, nil
-		}
-		if err := r.wait(limit); err != nil {
-			return time.Time{}, false, r.fail(model.Internal, vm, err, "the VM is %s and not running %s after its start", state(dom, found), r.o.StartTimeout)
-		}
+	if err := r.awaitRunning(ctx, vm); err != nil {
+		return time.Time{}, false, err
 	}
+	return r.o.Now().UTC(), true, nil
 }

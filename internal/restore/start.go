@@ -94,28 +94,36 @@ func (r *Restorer) define(ctx context.Context, vm model.VMRef, built rewritten, 
 
 // running waits until the domain runs and records since when.
 func (r *Restorer) running(ctx context.Context, vm model.VMRef, rec started) (time.Time, error) {
+	if err := r.awaitRunning(ctx, vm); err != nil {
+		return time.Time{}, err
+	}
+	if !rec.StartedAt.IsZero() {
+		return rec.StartedAt, nil
+	}
+	rec.StartedAt = r.o.Now().UTC()
+	return rec.StartedAt, r.write(r.restored(vm.UUID), rec)
+}
+
+// awaitRunning waits until libvirt says that a started domain runs.
+func (r *Restorer) awaitRunning(ctx context.Context, vm model.VMRef) error {
 	limit, cancel := context.WithTimeout(ctx, r.o.StartTimeout)
 	defer cancel()
 	for {
 		dom, found, err := r.lookup(limit, vm.UUID)
-		if err != nil {
-			return time.Time{}, err
-		}
 		switch {
+		case err != nil:
+			return err
 		case !found || !dom.State.Active():
-			return time.Time{}, r.fail(model.Internal, vm, nil, "the VM stopped right after its start (%s)", state(dom, found)).
+			return r.fail(model.Internal, vm, nil, "the VM stopped right after its start (%s)", state(dom, found)).
 				WithTry("virsh start --console " + vm.Name + ", or the log under /var/log/libvirt/qemu")
-		case dom.State == hypervisor.Running && !rec.StartedAt.IsZero():
-			return rec.StartedAt, nil
 		case dom.State == hypervisor.Running:
-			rec.StartedAt = r.o.Now().UTC()
-			return rec.StartedAt, r.write(r.restored(vm.UUID), rec)
+			return nil
 		}
 		if err := r.wait(limit); err != nil {
 			if ctx.Err() != nil {
-				return time.Time{}, ctx.Err()
+				return ctx.Err()
 			}
-			return time.Time{}, r.fail(model.Internal, vm, nil, "the VM is %s and not running %s after its start", state(dom, found), r.o.StartTimeout)
+			return r.fail(model.Internal, vm, nil, "the VM is %s and not running %s after its start", state(dom, found), r.o.StartTimeout)
 		}
 	}
 }
