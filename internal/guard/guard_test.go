@@ -119,7 +119,6 @@ func TestADemotedCopyIsKilledAndNeverComesBack(t *testing.T) {
 	raw.soon("the second order means this copy too", raw.dead)
 
 	require.NoError(t, p.arm(vm, 9, model.ModeProbation, 10*time.Second))
-	nextTick()
 	back := start(t, vm)
 	require.NoError(t, p.c.Stop(context.Background(), vm, 9), "late: the newer one is here")
 	back.stays("it runs", back.runs)
@@ -175,7 +174,6 @@ func TestOfTwoCopiesTheYoungerStands(t *testing.T) {
 	p, vm := stand(t), aVM()
 	first := start(t, vm)
 	require.NoError(t, p.arm(vm, 1, model.ModeSole, 10*time.Second))
-	nextTick()
 	second := start(t, vm)
 	second.soon("frozen", second.frozen)
 	require.True(t, first.runs())

@@ -36,8 +36,11 @@ type qemu struct {
 	end chan struct{} // closed when it is gone
 }
 
+// start lets the clock of start times go on first: /proc tells them in hundredths of a second, rounded down, so what starts
+// right after an order looks as if it had started before it. A real QEMU is slower than that.
 func start(t *testing.T, vm string) *qemu {
 	t.Helper()
+	time.Sleep(30 * time.Millisecond)
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(self, "-name", "guest=x", "-uuid", vm)
@@ -194,10 +197,6 @@ func (p *post) noted(event string, pid int) *Event {
 	}
 	return nil
 }
-
-// nextTick lets the clock of start times go on: /proc tells them in hundredths of a second, rounded down, so what starts right
-// after an order can look as if it had started before it.
-func nextTick() { time.Sleep(30 * time.Millisecond) }
 
 func aVM() string { return uuid.NewString() }
 
