@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -24,7 +25,7 @@ func (h *Host) salvage(ctx context.Context, in contract.SalvageIn) (contract.Sal
 	ctx, cancel := context.WithTimeoutCause(ctx, in.Budget, errBudget)
 	defer cancel()
 	out, err := h.sendSalvage(ctx, in, b)
-	if cause := context.Cause(ctx); err != nil && cause == errBudget {
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errBudget) {
 		err = model.Fail(model.Refused, nil, "the disks cannot be read and sent within %s", in.Budget).WithVM(in.VM.Name).WithHost(h.ID)
 	}
 	return out, toWire(err)
@@ -67,7 +68,7 @@ func (h *Host) sendSalvage(ctx context.Context, in contract.SalvageIn, b *beat) 
 		}
 	})
 	if err != nil {
-		if context.Cause(ctx) == errBudget {
+		if errors.Is(context.Cause(ctx), errBudget) {
 			err = model.Fail(model.Refused, nil, "the disks cannot be read and sent within %s", in.Budget).WithVM(in.VM.Name).WithHost(h.ID)
 		}
 		return out, err

@@ -220,7 +220,7 @@ func (e *env) recorded(c *cli.Context) (*simulate.Trace, error) {
 			return nil, model.Fail(model.Internal, err, "no room for a recording")
 		}
 		path = f.Name()
-		defer os.Remove(path)
+		defer func() { _ = os.Remove(path) }()
 		_ = f.Close()
 	} else if strings.HasSuffix(path, ".gz") {
 		return nil, model.Fail(model.InvalidArgument, nil, "a recording is not compressed").WithTry("--export " + strings.TrimSuffix(path, ".gz"))

@@ -62,7 +62,7 @@ func (p *protection) bindSole(ctx workflow.Context) error {
 	held, err := contract.Hold.Execute(ctx, p.queue(st.Primary), string(st.Primary)+" holds "+p.vm.Name, contract.HoldIn{
 		Fence: p.fence(), Mode: model.ModeSole, Grantors: p.control(), Action: st.Policy.Isolation,
 	})
-	if err != nil && !(leased && kindOf(err) == model.Conflict) {
+	if err != nil && (!leased || kindOf(err) != model.Conflict) {
 		return err
 	}
 	st.Lease = &contract.LeaseState{Generation: st.Generation, Mode: model.ModeSole, Terms: held.Terms, Grantors: p.control()}

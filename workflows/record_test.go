@@ -60,7 +60,7 @@ func record1(ctx context.Context, t *testing.T, c client.Client) *recorder {
 		queues = append(queues, contract.HostQueue(h), contract.BulkQueue(h))
 	}
 	for _, q := range queues {
-		wk := worker.New(c, q, worker.Options{Identity: "recorder", BuildID: "recorded"})
+		wk := worker.New(c, q, worker.Options{Identity: "recorder", BuildID: "recorded"}) //nolint:staticcheck // the same in each recording; deployments are not what is recorded
 		r.serveOn(wk)
 		contract.Watch.Register(wk, r.watchHost)
 		if q == contract.ControlQueue {

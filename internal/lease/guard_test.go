@@ -13,14 +13,13 @@ var errAway = errors.New("it does not answer")
 // guardModel is what the protocol asks of a guard, at its latest: it stops a copy D_stop after the deadline, and the
 // watchdog resets the host T_wd and a second after the guard died.
 type guardModel struct {
-	h       *host
-	alive   bool
-	level   int
-	dead    time.Duration // since when, of this host's running time
-	rec     model.GuardArm
-	cut     bool
-	floor   model.Generation
-	stopped model.Generation
+	h     *host
+	alive bool
+	level int
+	dead  time.Duration // since when, of this host's running time
+	rec   model.GuardArm
+	cut   bool
+	floor model.Generation
 }
 
 func (g *guardModel) Arm(_ context.Context, a model.GuardArm) error {

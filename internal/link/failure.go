@@ -57,10 +57,7 @@ func failureTrailer(err error, vm model.VMRef, self model.HostID) metadata.MD {
 	if f.Err != nil {
 		w.Cause = clip(f.Err.Error())
 	}
-	p, jsonErr := json.Marshal(w)
-	if jsonErr != nil {
-		return nil
-	}
+	p, _ := json.Marshal(w) // texts and a number: it cannot fail
 	return metadata.Pairs(failureKey, string(p))
 }
 
@@ -71,8 +68,8 @@ func failureFrom(md metadata.MD) *model.Failure {
 		return nil
 	}
 	var w wireFailure
-	if json.Unmarshal([]byte(values[0]), &w) != nil || w.Kind == "" || len(w.Kind) > 64 {
-		return nil
+	if err := json.Unmarshal([]byte(values[0]), &w); err != nil || w.Kind == "" || len(w.Kind) > 64 {
+		return nil //nolint:nilerr // what makes no sense says nothing
 	}
 	f := model.Fail(w.Kind, nil, "%s", clip(w.What)).WithVM(clip(w.VM)).WithTry(clip(w.Try))
 	if model.ValidHostID(w.Host) {

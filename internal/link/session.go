@@ -323,8 +323,9 @@ func (s *Session) take(f *frame) error {
 			close(s.finished[i])
 		}
 		return nil
+	default:
+		return malformed("type %d during a session", f.kind())
 	}
-	return malformed("type %d during a session", f.kind())
 }
 
 // watch ends the session when the standby is silent: it says every two seconds that it lives. Seconds are counted, not

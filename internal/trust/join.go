@@ -95,8 +95,11 @@ func pinned(authority [sha256.Size]byte) *tls.Config {
 // checkGrant trusts nothing that the token and our key do not prove.
 func checkGrant(out grantOut, authority [sha256.Size]byte, own crypto.PublicKey) (Identity, error) {
 	roots, err := ParseCertificates([]byte(out.Authority))
-	if err != nil || len(roots) != 1 || sha256.Sum256(roots[0].Raw) != authority {
-		return Identity{}, fmt.Errorf("it is of another authority (%v)", err)
+	if err != nil {
+		return Identity{}, fmt.Errorf("its authority cannot be read: %w", err)
+	}
+	if len(roots) != 1 || sha256.Sum256(roots[0].Raw) != authority {
+		return Identity{}, errors.New("it is of another authority")
 	}
 	list, err := ParseCertificates([]byte(out.Certificate))
 	if err != nil {

@@ -252,12 +252,6 @@ func (f *struck) writesOn(d time.Duration) {
 	}
 }
 
-// frozen waits until the guard of host-a has stopped the VM.
-func (f *struck) frozen(limit time.Duration) {
-	f.t.Helper()
-	f.eventually(limit, "the guard to freeze the VM", func() bool { return f.state(hostA) == "T" })
-}
-
 // state is the letter of the QEMU's main thread; empty when there is none.
 func (s *story) state(host string) string {
 	out, err := s.lab.Exec(s.ctx, host, "sh", "-c", fmt.Sprintf("p=$(cat /run/libvirt/qemu/%s.pid) && sed 's/.*) //; s/ .*//' /proc/$p/stat", s.name))

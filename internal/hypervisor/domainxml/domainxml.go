@@ -4,6 +4,7 @@ package domainxml
 
 import (
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -62,7 +63,7 @@ func bounded(text string) error {
 	dec := xml.NewDecoder(strings.NewReader(text))
 	for depth, nodes := 0, 0; ; {
 		token, err := dec.RawToken()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

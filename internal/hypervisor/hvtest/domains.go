@@ -104,7 +104,7 @@ func lifecycle(t *testing.T, s *suite) {
 		for {
 			e := events.next(d.VM)
 			if n := len(kinds); n == 0 || kinds[n-1] != e.Kind { // libvirt tells of a start as started and resumed
-				if !(e.Kind == model.EventResumed && (n == 0 || kinds[n-1] == model.EventStarted)) {
+				if e.Kind != model.EventResumed || n > 0 && kinds[n-1] != model.EventStarted {
 					kinds = append(kinds, e.Kind)
 					break
 				}

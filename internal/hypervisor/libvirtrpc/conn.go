@@ -2,6 +2,7 @@ package libvirtrpc
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 
@@ -65,8 +66,7 @@ func open(ctx context.Context, socket string) (*conn, error) {
 	case err = <-greeted:
 	case <-ctx.Done():
 		c.close()
-		<-greeted
-		err = ctx.Err()
+		err = errors.Join(ctx.Err(), <-greeted)
 	}
 	if err != nil {
 		c.close()
