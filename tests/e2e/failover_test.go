@@ -57,14 +57,7 @@ func TestWithoutProofThatTheOldVMIsOffNothingIsStarted(t *testing.T) {
 	// The fence device is dead and the host is cut off from everybody, but its VM runs on.
 	s.fenceFault(hostA)
 	s.run("partition", hostA)
-	s.until(3*time.Minute, "the alert that asks a person", func(p labkit.Protection) bool {
-		for _, a := range p.Alerts {
-			if a.Name == "FenceUnconfirmed" {
-				return true
-			}
-		}
-		return false
-	})
+	s.until(3*time.Minute, "the alert that asks a person", func(p labkit.Protection) bool { return p.Raised("FenceUnconfirmed") })
 	require.NotContains(t, s.exec(hostB, "virsh list --all --name"), s.name, "a second copy may exist nowhere")
 	before, _ := s.watch.LastAck(hostA)
 	s.waitAcks(hostA, 3)

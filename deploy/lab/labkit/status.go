@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -53,10 +54,18 @@ type Protection struct {
 	} `json:"totals"`
 	Points   int              `json:"points"`
 	Failover *json.RawMessage `json:"failover"`
-	Alerts   []struct {
-		Name   string `json:"name"`
-		Detail string `json:"detail"`
-	} `json:"alerts"`
+	Alerts   []Alert          `json:"alerts"`
+}
+
+// Alert is a state that a person should know of.
+type Alert struct {
+	Name   string `json:"name"`
+	Detail string `json:"detail"`
+}
+
+// Raised says whether the alert of that name stands.
+func (p Protection) Raised(name string) bool {
+	return slices.ContainsFunc(p.Alerts, func(a Alert) bool { return a.Name == name })
 }
 
 // Points is the documented JSON of `understudy points`.
