@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,21 +16,37 @@ import (
 	"go.temporal.io/server/schema/sqlite"
 )
 
-// database is the SQLite store. synchronous=NORMAL may lose the last commits in a power loss (the file stays consistent);
-// nothing about who may run a VM rests on it.
+// database is where Temporal keeps everything: a SQLite file, memory, or PostgreSQL.
 type database struct {
-	sql  *config.SQL
-	lock *os.File
+	main, visibility *config.SQL
+	shards           int32                       // fixed for the life of a database
+	hold             func(context.Context) error // until ctx ends; an error says that the database is ours no longer
+	end              func() error
 }
 
 const schemaVersion = "temporal " + sqlite.Version + ", visibility " + sqlite.VisibilityVersion
 
-// openDatabase makes the file if needed, takes its lock and refuses a file of another schema version: the SQLite plugin
-// checks none, and would fail later on missing columns.
-func openDatabase(o options) (*database, error) {
-	if o.file == "" {
-		return &database{sql: memory()}, nil
+func openDatabase(ctx context.Context, o options) (*database, error) {
+	switch {
+	case o.db != "":
+		return openPostgres(ctx, o)
+	case o.file != "":
+		return openFile(o)
 	}
+	return inSQLite(memory(), func() error { return nil }), nil
+}
+
+func inSQLite(cfg *config.SQL, end func() error) *database {
+	return &database{main: cfg, visibility: cfg, shards: 1, end: end, hold: func(ctx context.Context) error {
+		<-ctx.Done()
+		return nil
+	}}
+}
+
+// openFile makes the file if needed, takes its lock and refuses a file of another schema version: the SQLite plugin
+// checks none, and would fail later on missing columns. synchronous=NORMAL may lose the last commits in a power loss (the
+// file stays consistent); nothing about who may run a VM rests on it.
+func openFile(o options) (*database, error) {
 	path, err := filepath.Abs(o.file)
 	if err != nil {
 		return nil, err
@@ -41,15 +58,14 @@ func openDatabase(o options) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &database{sql: onDisk(path), lock: lock}
-	if err := db.create(path); err != nil {
+	if err := create(path); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	return db, nil
+	return inSQLite(onDisk(path), lock.Close), nil
 }
 
 // create sets the schema up beside the final name, so that a crash in the middle leaves no half schema behind.
-func (d *database) create(path string) error {
+func create(path string) error {
 	have, err := os.ReadFile(path + ".schema")
 	if err == nil && strings.TrimSpace(string(have)) != schemaVersion {
 		return fmt.Errorf("%s has schema %q, this program needs %q: move the file away and start anew, or use the program that made it",
@@ -78,20 +94,14 @@ func (d *database) create(path string) error {
 	return os.Rename(fresh, path)
 }
 
-// ensureNamespace makes the namespace in a store that lacks it.
+// ensureNamespace makes the namespace in a store that lacks it. What makes it is SQLite's by name only.
 func (d *database) ensureNamespace(o options) error {
 	ns, err := sqlite.NewNamespaceConfig(cluster, o.namespace, false, o.attributes)
 	if err != nil {
 		return err
 	}
 	ns.Detail.Config.Retention = durationpb(o.retention)
-	return sqlite.CreateNamespaces(d.sql, ns)
-}
-
-func (d *database) close() {
-	if d.lock != nil {
-		_ = d.lock.Close()
-	}
+	return sqlite.CreateNamespaces(d.main, ns)
 }
 
 func takeLock(path string) (*os.File, error) {

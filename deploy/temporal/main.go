@@ -1,5 +1,5 @@
 // Command understudy-temporal is the Temporal that comes with Understudy: server and Web UI in one process on one SQLite
-// file, for sites without a Temporal cluster. `understudy server` starts and supervises it. It takes the flags of
+// file or one PostgreSQL database, for sites without a Temporal cluster. `understudy server` starts and supervises it. It takes the flags of
 // `temporal server start-dev` that matter here, so that the SDK's testsuite can drive it too.
 package main
 

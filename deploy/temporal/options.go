@@ -18,11 +18,15 @@ type options struct {
 	uiPort     int
 	headless   bool // no Web UI
 	namespace  string
-	file       string // SQLite; empty keeps everything in memory
+	file       string // SQLite; empty keeps everything in memory, unless db says where
+	db         string // PostgreSQL: postgres://USER@HOST/DATABASE
+	sealKey    string // file; empty: beside the SQLite file
 	attributes attributes
 	retention  time.Duration // of closed runs
 	logLevel   string
 	tlsDir     string // empty: everything in plain text
+
+	dbPasswordFile string
 }
 
 func parse(args []string) (options, error) {
@@ -38,6 +42,9 @@ func parse(args []string) (options, error) {
 	f.BoolVar(&o.headless, "headless", false, "no Web UI")
 	f.StringVar(&o.namespace, "namespace", "understudy", "namespace to create")
 	f.StringVar(&o.file, "db-filename", "", "SQLite file; without it everything is lost at the end")
+	f.StringVar(&o.db, "db", "", "PostgreSQL instead of SQLite: postgres://USER@HOST[:PORT]/DATABASE, which USER owns; without its password")
+	f.StringVar(&o.dbPasswordFile, "db-password-file", "", "file with the password of --db's user (default: PGPASSWORD in the environment, ~/.pgpass)")
+	f.StringVar(&o.sealKey, "token-key", "", "file that keeps the key by which a host's tasks are known (default: --db-filename and .tokens)")
 	f.Var(o.attributes, "search-attribute", "`NAME=TYPE` of a search attribute of a new namespace; repeatable")
 	f.DurationVar(&o.retention, "retention", 6*time.Hour, "how long closed runs are kept in a new namespace, at least 1h")
 	f.StringVar(&o.tlsDir, "tls-dir", "", "folder with the server's ca.crt, tls.crt and tls.key: clients must then show a certificate, and may do what it is for")
@@ -68,11 +75,23 @@ func (o options) check(rest []string) error {
 		return fmt.Errorf("the namespace needs a name")
 	case o.retention < time.Hour:
 		return fmt.Errorf("retention of %s is below Temporal's minimum of 1h", o.retention)
+	case o.db != "" && o.file != "":
+		return fmt.Errorf("--db and --db-filename are two databases: give one")
+	case o.db != "" && o.tlsDir != "" && o.sealKey == "":
+		return fmt.Errorf("--db with --tls-dir needs --token-key FILE, or hosts could not answer their tasks after a restart")
 	case strings.ContainsAny(o.file, "?#%"):
 		// The file becomes part of a URI.
 		return fmt.Errorf("the name of the SQLite file must not contain ?, # or %%: %q", o.file)
 	}
 	return nil
+}
+
+// sealFile keeps the key of the seals; empty for one that is lost at the end, as all is.
+func (o options) sealFile() string {
+	if o.sealKey == "" && o.file != "" {
+		return o.file + ".tokens"
+	}
+	return o.sealKey
 }
 
 // attributes is a flag that collects NAME=TYPE.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -16,7 +17,6 @@ import (
 	"go.temporal.io/server/common/dynamicconfig"
 	"go.temporal.io/server/common/log"
 	"go.temporal.io/server/common/membership/static"
-	sqliteplugin "go.temporal.io/server/common/persistence/sql/sqlplugin/sqlite"
 	"go.temporal.io/server/common/primitives"
 	"go.temporal.io/server/temporal"
 	pb "google.golang.org/protobuf/types/known/durationpb"
@@ -27,18 +27,17 @@ import (
 const (
 	cluster  = "active"
 	loopback = "127.0.0.1"
-	shards   = 1 // fixed for the life of a database
 )
 
 func durationpb(d time.Duration) *pb.Duration { return pb.New(d) }
 
 // run serves until ctx ends.
 func run(ctx context.Context, o options) error {
-	db, err := openDatabase(o)
+	db, err := openDatabase(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer db.close()
+	defer func() { _ = db.end() }()
 	if err := db.ensureNamespace(o); err != nil {
 		return fmt.Errorf("namespace %s: %w", o.namespace, err)
 	}
@@ -51,9 +50,9 @@ func run(ctx context.Context, o options) error {
 	}
 	stopUI := startUI(o)
 	fmt.Printf("Temporal at %s, namespace %s\n", o.frontend(), o.namespace)
-	<-ctx.Done()
+	lost := db.hold(ctx)
 	stopUI()
-	return srv.Stop()
+	return errors.Join(lost, srv.Stop())
 }
 
 func newServer(o options, db *database) (temporal.Server, error) {
@@ -102,11 +101,7 @@ func guard(o options, cfg *config.Config, logger log.Logger) ([]temporal.ServerO
 	if id := folder.Self(); id.Role != trust.Server {
 		return nil, fmt.Errorf("%s holds the certificate of %s, not the server's", o.tlsDir, id)
 	}
-	path := o.file
-	if path != "" {
-		path += ".tokens"
-	}
-	seal, err := openSeal(path)
+	seal, err := openSeal(o.sealFile())
 	if err != nil {
 		return nil, err
 	}
@@ -127,8 +122,8 @@ func services() []primitives.ServiceName {
 func (o options) config(db *database) *config.Config {
 	cfg := &config.Config{
 		Persistence: config.Persistence{
-			DefaultStore: sqliteplugin.PluginName, VisibilityStore: sqliteplugin.PluginName, NumHistoryShards: shards,
-			DataStores: map[string]config.DataStore{sqliteplugin.PluginName: {SQL: db.sql}},
+			DefaultStore: "main", VisibilityStore: "visibility", NumHistoryShards: db.shards,
+			DataStores: map[string]config.DataStore{"main": {SQL: db.main}, "visibility": {SQL: db.visibility}},
 		},
 		ClusterMetadata: &clusterpkg.Config{
 			FailoverVersionIncrement: 10, MasterClusterName: cluster, CurrentClusterName: cluster,
@@ -157,8 +152,8 @@ func (o options) config(db *database) *config.Config {
 	return cfg
 }
 
-// dynamic settings for a small site on SQLite: one task queue partition (nothing is gained by more), and no limit of the
-// store's request rate below what SQLite does anyway.
+// dynamic settings for a small site: one task queue partition (nothing is gained by more), and no limit of the store's
+// request rate below what it does anyway.
 func dynamic() dynamicconfig.Client {
 	return dynamicconfig.StaticClient{
 		dynamicconfig.MatchingNumTaskqueueReadPartitions.Key():           1,

@@ -30,18 +30,20 @@ func TestWhatCannotBeServedIsRefused(t *testing.T) {
 
 func TestADatabaseOfAnotherSchemaIsRefusedAndOneInUseToo(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "t.db")
-	db, err := openDatabase(options{file: path})
+	db, err := openDatabase(t.Context(), options{file: path})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openDatabase(options{file: path}); err == nil {
+	if _, err := openDatabase(t.Context(), options{file: path}); err == nil {
 		t.Error("two processes may not share one file")
 	}
-	db.close()
+	if err := db.end(); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(path+".schema", []byte("temporal 0.1, visibility 0.1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openDatabase(options{file: path}); err == nil {
+	if _, err := openDatabase(t.Context(), options{file: path}); err == nil {
 		t.Error("a file of another schema fails later on missing columns")
 	}
 }
@@ -52,11 +54,11 @@ func TestTheNamespaceIsMadeOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := openDatabase(o)
+	db, err := openDatabase(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.close()
+	defer func() { _ = db.end() }()
 	for range 2 {
 		if err := db.ensureNamespace(o); err != nil {
 			t.Fatal(err)

@@ -68,8 +68,16 @@ func findBinary(given string) (string, error) {
 func bundledArgs(o Options) []string {
 	args := []string{
 		"--ip", o.IP, "--port", strconv.Itoa(o.TemporalPort), "--ui-port", strconv.Itoa(o.UIPort),
-		"--namespace", o.Namespace, "--db-filename", filepath.Join(o.DataDir, "temporal.db"),
-		"--retention", workers.Retention.String(), "--log-level", "warn",
+		"--namespace", o.Namespace, "--retention", workers.Retention.String(), "--log-level", "warn",
+	}
+	file := filepath.Join(o.DataDir, "temporal.db")
+	if o.TemporalDB != "" {
+		args = append(args, "--db", o.TemporalDB, "--token-key", file+".tokens")
+		if o.DBPasswordFile != "" {
+			args = append(args, "--db-password-file", o.DBPasswordFile)
+		}
+	} else {
+		args = append(args, "--db-filename", file)
 	}
 	if o.TLSDir != "" {
 		args = append(args, "--tls-dir", o.TLSDir)

@@ -20,6 +20,8 @@ type Options struct {
 	TemporalPort    int
 	UIPort          int
 	TemporalBinary  string
+	TemporalDB      string // of the bundled Temporal: a PostgreSQL; empty: a SQLite file in DataDir
+	DBPasswordFile  string
 	HealthListen    string
 	LeaseListen     string // "off": this server grants no leases
 	LeaseAdvertise  string
@@ -38,7 +40,7 @@ func Command() *cli.Command {
 		Name:  "server",
 		Usage: "run the control plane (and, without --temporal-address, the bundled Temporal)",
 		Description: `Runs the workflow worker, keeps the generation records, serves /healthz. Without --temporal-address it starts
-and supervises the bundled single-node Temporal (SQLite file, Web UI) and restarts it when it dies.
+and supervises the bundled single-node Temporal (SQLite file or PostgreSQL, Web UI) and restarts it when it dies.
 
 EXAMPLE
    understudy server --data-dir /var/lib/understudy/server --fence-config /etc/understudy/fence.yaml
@@ -57,6 +59,8 @@ EXIT STATUS
 			&cli.IntFlag{Name: "temporal-port", Value: 7233, Usage: "port of the bundled Temporal"},
 			&cli.IntFlag{Name: "ui-port", Value: 8233, Usage: "port of its Web UI"},
 			&cli.StringFlag{Name: "temporal-binary", Usage: "path of understudy-temporal (default: beside this program, then PATH)"},
+			&cli.StringFlag{Name: "temporal-db", Usage: "PostgreSQL for the bundled Temporal, `URL` without password: postgres://USER@HOST/DATABASE (default: a SQLite file in --data-dir)"},
+			&cli.StringFlag{Name: "temporal-db-password-file", Usage: "`FILE` with the password of that user, read when Temporal starts"},
 			&cli.StringFlag{Name: "lease-listen", Value: ":7460", Usage: "`HOST:PORT` where leases of VMs are granted, or off"},
 			&cli.StringFlag{Name: "lease-advertise", Usage: "`HOST:PORT` under which agents reach it (default: that of --lease-listen, or this host's name)"},
 			&cli.StringFlag{Name: "health-listen", Value: "127.0.0.1:7480", Usage: "address of /healthz and /metrics"},
@@ -75,6 +79,7 @@ EXIT STATUS
 				TemporalAddress: c.String("temporal-address"), Namespace: c.String("namespace"),
 				DataDir: filepath.Clean(c.String("data-dir")), IP: c.String("ip"),
 				TemporalPort: c.Int("temporal-port"), UIPort: c.Int("ui-port"),
+				TemporalDB: c.String("temporal-db"), DBPasswordFile: c.String("temporal-db-password-file"),
 				TemporalBinary: c.String("temporal-binary"), HealthListen: c.String("health-listen"),
 				TLSDir: c.String("tls-dir"), UIIP: c.String("ui-ip"), JoinListen: c.String("join-listen"), AuthorityDir: c.String("ca-dir"),
 				LeaseListen: c.String("lease-listen"), LeaseAdvertise: c.String("lease-advertise"),

@@ -24,6 +24,7 @@ import (
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
+	"understudy/internal/pgtest"
 	"understudy/internal/trust"
 	"understudy/starter"
 	"understudy/workers"
@@ -67,7 +68,8 @@ func anyPort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-func raise(t *testing.T, secure bool) *site {
+// raise starts a site. The rest changes its options before it starts.
+func raise(t *testing.T, secure bool, change ...func(*Options)) *site {
 	t.Helper()
 	binary, err := filepath.Abs("../../build/understudy-temporal")
 	require.NoError(t, err)
@@ -82,6 +84,9 @@ func raise(t *testing.T, secure bool) *site {
 	s.issue = func(trust.Identity) *trust.Folder { return nil }
 	if secure {
 		s.certify()
+	}
+	for _, c := range change {
+		c(&s.o)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -183,6 +188,14 @@ func TestPeopleReachAProtectionAndRefusalsKeepTheirKind(t *testing.T) {
 	for name, secure := range map[string]bool{"in plain text": false, "by certificates": true} {
 		t.Run(name, func(t *testing.T) { reach(t, raise(t, secure)) })
 	}
+}
+
+func TestASmallSiteMayKeepItsTemporalInPostgres(t *testing.T) {
+	pg := pgtest.Start(t)
+	s := raise(t, true, func(o *Options) { o.TemporalDB, o.DBPasswordFile = pg.URL(pgtest.Database), pg.PasswordFile() })
+	reach(t, s)
+	require.NoFileExists(t, filepath.Join(s.o.DataDir, "temporal.db"))
+	require.NotContains(t, s.log.String(), pgtest.Password)
 }
 
 func reach(t *testing.T, s *site) {

@@ -1,0 +1,1 @@
+../../../internal/pgtest/pgtest.go
