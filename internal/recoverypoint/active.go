@@ -66,10 +66,7 @@ func (s *Store) Release(ctx context.Context, vm model.VMRef, name string) error 
 	}
 	r, err := s.enter(ctx, vm, false)
 	if err != nil {
-		if model.KindOf(err) == model.NotFound {
-			return nil
-		}
-		return err
+		return unlessMissing(err)
 	}
 	defer r.leave()
 	if sets, err := r.activeSets(); err != nil || slices.Contains(sets, name) {
@@ -92,10 +89,7 @@ func (s *Store) release(r *replica, name string) error {
 func (s *Store) Holds(ctx context.Context, vm model.VMRef) ([]model.Hold, error) {
 	r, err := s.enter(ctx, vm, false)
 	if err != nil {
-		if model.KindOf(err) == model.NotFound {
-			return nil, nil
-		}
-		return nil, err
+		return nil, unlessMissing(err)
 	}
 	defer r.leave()
 	return r.readHolds()
@@ -222,10 +216,7 @@ func (s *Store) Deactivate(ctx context.Context, vm model.VMRef, name string) err
 	}
 	r, err := s.enter(ctx, vm, false)
 	if err != nil {
-		if model.KindOf(err) == model.NotFound {
-			return nil
-		}
-		return err
+		return unlessMissing(err)
 	}
 	defer r.leave()
 	if err := r.inUse(vm, name); err != nil {
@@ -263,10 +254,7 @@ func (r *replica) inUse(vm model.VMRef, name string) error {
 func (s *Store) Remove(ctx context.Context, vm model.VMRef) error {
 	r, err := s.turnOf(ctx, vm, false)
 	if err != nil {
-		if model.KindOf(err) == model.NotFound {
-			return nil
-		}
-		return err
+		return unlessMissing(err)
 	}
 	defer r.leave()
 	sets, err := r.activeSets()

@@ -25,10 +25,7 @@ import (
 func (s *Store) Commit(ctx context.Context, receipt model.Receipt, point model.Point) (model.Point, error) {
 	r, err := s.enterNow(ctx, receipt.VM, false)
 	if err != nil {
-		if model.KindOf(err) == model.NotFound {
-			err = model.Fail(model.StagingLost, err, "nothing is staged for point %s", receipt.PointRef).WithVM(receipt.VM.Name)
-		}
-		return model.Point{}, err
+		return model.Point{}, nothingStaged(err, receipt.VM, receipt.PointRef)
 	}
 	defer r.leave()
 	if done, ok := r.find(receipt.PointRef); ok {

@@ -147,10 +147,7 @@ func (s *Store) staged(r *replica, vm model.VMRef, p model.PointRef) (spec stagi
 func (s *Store) Staged(ctx context.Context, vm model.VMRef, p model.PointRef) (seed uint64, images []model.Image, err error) {
 	r, err := s.enter(ctx, vm, false)
 	if err != nil {
-		if model.KindOf(err) == model.NotFound {
-			err = model.Fail(model.StagingLost, err, "nothing is staged for point %s", p).WithVM(vm.Name)
-		}
-		return 0, nil, err
+		return 0, nil, nothingStaged(err, vm, p)
 	}
 	defer r.leave()
 	_, images, err = s.staged(r, vm, p)

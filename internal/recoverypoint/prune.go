@@ -60,10 +60,7 @@ func (s *Store) Prune(ctx context.Context, vm model.VMRef, keepLast int) (droppe
 func (s *Store) PruneTo(ctx context.Context, vm model.VMRef, rules retention.Rules) (dropped []model.Seq, postponed string, err error) {
 	r, err := s.enter(ctx, vm, false)
 	if err != nil {
-		if model.KindOf(err) == model.NotFound {
-			return nil, "", nil
-		}
-		return nil, "", err
+		return nil, "", unlessMissing(err)
 	}
 	defer r.leave()
 	return s.prune(ctx, r, rules)

@@ -187,10 +187,7 @@ func (f *filler) put(ctx context.Context, off int64, p []byte, digests []model.D
 func (s *Store) SeedOf(ctx context.Context, vm model.VMRef, g model.Generation) (model.PointRef, error) {
 	v, err := s.look(ctx, vm)
 	if err != nil || len(v.points) == 0 {
-		if model.KindOf(err) == model.NotFound {
-			err = nil
-		}
-		return model.PointRef{}, err
+		return model.PointRef{}, unlessMissing(err)
 	}
 	if newest := v.points[len(v.points)-1]; newest.Seed && newest.Generation == g {
 		return newest.PointRef, nil

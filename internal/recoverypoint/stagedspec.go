@@ -10,10 +10,7 @@ import (
 func (s *Store) StagedSpec(ctx context.Context, vm model.VMRef, p model.PointRef) (model.StagingSpec, error) {
 	r, err := s.enter(ctx, vm, false)
 	if err != nil {
-		if model.KindOf(err) == model.NotFound {
-			err = model.Fail(model.StagingLost, err, "nothing is staged for point %s", p).WithVM(vm.Name)
-		}
-		return model.StagingSpec{}, err
+		return model.StagingSpec{}, nothingStaged(err, vm, p)
 	}
 	defer r.leave()
 	spec, _, err := s.staged(r, vm, p)

@@ -345,10 +345,7 @@ func (s *Store) trash(dir string) error {
 func (s *Store) Discard(ctx context.Context, vm model.VMRef, p model.PointRef) error {
 	r, err := s.enterNow(ctx, vm, false)
 	if err != nil {
-		if model.KindOf(err) == model.NotFound {
-			return nil
-		}
-		return err
+		return unlessMissing(err)
 	}
 	defer r.leave()
 	if r.open != nil && r.open.spec.PointRef == p {

@@ -235,6 +235,22 @@ func (s *Store) enter(ctx context.Context, vm model.VMRef, create bool) (*replic
 	return r, nil
 }
 
+// unlessMissing: to a VM without replica there is nothing to do, and that is success.
+func unlessMissing(err error) error {
+	if model.KindOf(err) == model.NotFound {
+		return nil
+	}
+	return err
+}
+
+// nothingStaged tells a staging area that is gone with its whole replica like one that is gone alone.
+func nothingStaged(err error, vm model.VMRef, p model.PointRef) error {
+	if model.KindOf(err) == model.NotFound {
+		return model.Fail(model.StagingLost, err, "nothing is staged for point %s", p).WithVM(vm.Name)
+	}
+	return err
+}
+
 // enterNow is enter for what cannot wait for retention.
 func (s *Store) enterNow(ctx context.Context, vm model.VMRef, create bool) (*replica, error) {
 	s.mu.Lock()
@@ -386,10 +402,7 @@ func (v *view) find(ref model.PointRef) (model.Point, bool) {
 func (s *Store) Points(ctx context.Context, vm model.VMRef) ([]model.Point, error) {
 	v, err := s.look(ctx, vm)
 	if err != nil {
-		if model.KindOf(err) == model.NotFound {
-			return nil, nil
-		}
-		return nil, err
+		return nil, unlessMissing(err)
 	}
 	return visible(v.points), nil
 }
