@@ -94,9 +94,7 @@ func (f *failover) probe(ctx workflow.Context) (string, error) {
 
 // fit asks the target whether the point can be started there, before anything is claimed.
 func (f *failover) fit(ctx workflow.Context) (string, error) {
-	out, err := contract.Fit.Execute(ctx, contract.HostQueue(f.in.To), "does it fit there?", contract.FitIn{
-		VM: f.in.VM, Point: f.out.Point.PointRef, Networks: f.in.Networks,
-	})
+	out, err := f.askFit(ctx, f.out.Point.PointRef).Get(ctx)
 	detail := ""
 	if n := len(out.Notes); n > 0 {
 		detail = fmt.Sprintf("%d things differ: %s", n, clip(out.Notes[0]))

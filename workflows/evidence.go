@@ -37,6 +37,7 @@ type rung struct {
 // prove asks the old agent to surrender and has the host's power cut: at once when the host is silent, otherwise only when
 // it does not surrender. It runs after both seals; what is older proves nothing. Without evidence nothing is started.
 func (f *failover) prove(ctx workflow.Context) (string, error) {
+	f.besideProof(ctx)
 	if f.record.PermitHost == f.in.To {
 		return "the target holds the last permit itself", nil
 	}

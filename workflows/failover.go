@@ -26,14 +26,14 @@ const (
 //
 //	step         does                                          undo        idempotent because
 //	elect        newest verified point in the target's store   –           reads only
-//	fit          the target has what the point needs           –           reads only
+//	fit          the target has what the point needs           –           reads only; asked of the expected point beside elect
 //	claim        control plane's record: seal 1                hand back   same generation and attempt
 //	seal         target's floor: seal 2                        hand back   same generation and attempt
 //	prove        evidence that the old VM is off, after both   hand back   bound to the attempt; what is off stays off
 //	salvage      a last point of the dead VM's own disks       –           its number is reserved; never fatal
 //	turn         the recovery plan's order, of many VMs        release     the slot ends by itself too
 //	permit       the record lets the target run it             hand back   same generation and host
-//	materialize  bootable overlay on the point                 dismantle   named by the generation
+//	materialize  bootable overlay on the point                 dismantle   named by the generation; under way since prove or permit
 //	start        define and start                              dismantle   a running one is success
 //	confirm      it stays running                              –           reads only
 //	probe        the guest answers                             –           reads only
@@ -69,6 +69,8 @@ type failover struct {
 	heard     bool                    // the old host, again
 	lost      bool                    // the target
 	unsure    bool                    // it was started, and nobody could say whether it runs
+
+	overlap overlap
 }
 
 // FailoverVM takes a VM over. It answers its parent by signal, because the parent may have continued as new; its own
@@ -80,6 +82,7 @@ func FailoverVM(ctx workflow.Context, in contract.FailoverIn) (contract.Failover
 		out:  contract.FailoverOut{Generation: in.Generation, Steps: []contract.FailoverStep{}},
 		word: in.Confirmed, forced: in.Force,
 	}
+	f.overlap.on = workflow.GetVersion(ctx, overlapSteps, workflow.DefaultVersion, 1) >= 1
 	workflow.Go(ctx, f.listen)
 	if err := contract.QueryFailover.Handle(ctx, func() (contract.FailoverOut, error) { return f.out, nil }); err != nil {
 		return f.out, err
@@ -150,11 +153,10 @@ func (f *failover) step(ctx workflow.Context, name string, do func(workflow.Cont
 }
 
 func (f *failover) elect(ctx workflow.Context) (string, error) {
-	out, err := contract.Points.Execute(ctx, contract.HostQueue(f.in.To), "points to start from", contract.PointsIn{VM: f.in.VM})
-	if err != nil {
+	f.expectFit(ctx)
+	if err := f.listPoints(ctx); err != nil {
 		return "", err
 	}
-	f.points = out.Points
 	if err := f.choose(f.in.Seq, 0); err != nil {
 		return "", contract.RefuseFailure(err)
 	}
@@ -207,6 +209,7 @@ func (f *failover) permit(ctx workflow.Context) (string, error) {
 	if f.lost { // as long as it is not permitted, the VM goes back without a wait
 		return "", f.refuse(model.Unreachable, "%s fell silent before it was permitted to start %s", f.in.To, f.in.VM.Name)
 	}
+	f.layOut(ctx)
 	out, err := contract.Permit.Execute(ctx, contract.ControlQueue, fmt.Sprintf("generation %d may run on %s", f.in.Generation, f.in.To), contract.PermitIn{
 		Fence: f.fence(), Host: f.in.To, Attempt: f.id, Evidence: f.out.Evidence, Mode: f.mode(), Terms: f.sealed,
 	})
@@ -220,6 +223,7 @@ func (f *failover) permit(ctx workflow.Context) (string, error) {
 
 // boot starts the elected point, or an older one when it does not come up. A point that a person chose is not replaced.
 func (f *failover) boot(ctx workflow.Context) (string, error) {
+	f.undo.withdraw(clearAwayName)
 	f.undo.addPatient("dismantle", dismantleTries, f.dismantle)
 	for try := 1; ; try++ {
 		detail, err := f.startPoint(ctx)
@@ -249,15 +253,10 @@ func (f *failover) boot(ctx workflow.Context) (string, error) {
 
 func (f *failover) startPoint(ctx workflow.Context) (string, error) {
 	point, queue := f.out.Point.PointRef, contract.HostQueue(f.in.To)
-	err := f.step(ctx, "materialize", func(ctx workflow.Context) (string, error) {
-		out, err := contract.Materialize.Execute(ctx, queue, fmt.Sprintf("disks on point %d", point.Seq), contract.MaterializeIn{Fence: f.fence(), Point: point})
-		f.out.Disks = out.Disks
-		return fmt.Sprintf("%d disks on point %d", len(out.Disks), point.Seq), err
-	})
-	if err != nil {
+	if err := f.materialize(ctx, point); err != nil {
 		return "", err
 	}
-	err = f.step(ctx, "start", func(ctx workflow.Context) (string, error) {
+	err := f.step(ctx, "start", func(ctx workflow.Context) (string, error) {
 		_, err := contract.Start.Execute(ctx, queue, "start "+f.in.VM.Name, contract.StartIn{
 			Fence: f.fence(), Point: point, Mode: f.mode(), Grantors: f.control(), Action: f.in.Action, Networks: f.in.Networks,
 		})

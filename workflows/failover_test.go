@@ -150,7 +150,7 @@ func TestEachStepFailsInTurnAndIsTakenBack(t *testing.T) {
 		{"points", 1, nil, false, 1, hostA},
 		{"claim", 1, nil, false, 1, hostA}, // refused: nothing of ours is in the record
 		{"seal", 1, []string{"hand back"}, false, 3, hostA},
-		{"permit", 1, []string{"hand back"}, true, 3, hostA},
+		{"permit", 1, []string{"hand back", "clear away"}, true, 3, hostA}, // of the disks that were laid out beside it
 		{"materialize", 3, []string{"dismantle", "hand back"}, true, 3, hostA},
 		{"start", 3, []string{"dismantle", "hand back"}, true, 3, hostA},
 		{"confirm", 3, []string{"dismantle", "hand back"}, true, 3, hostA},

@@ -36,6 +36,9 @@ func (p *protection) startFailover(ctx workflow.Context) {
 	if t.Confirmed {
 		in.Confirmed = &model.Evidence{Kind: model.EvidencePerson, Generation: g, By: t.By, Detail: t.Reason, At: t.At}
 	}
+	if t.Planned == nil { // otherwise one is made that does not exist yet
+		in.Newest = st.Committed
+	}
 	in.Salvage = p.maySalvage(t)
 	in.GuardLevel, in.Force = st.Policy.GuardLevel, t.Force
 	in.Action, in.Networks, in.Probes = st.Policy.Isolation, st.Policy.Networks, st.Policy.Probes

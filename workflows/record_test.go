@@ -46,7 +46,7 @@ func TestRecordHistories(t *testing.T) {
 		tell func(*recorder)
 	}{
 		{"life", recordLife}, {"crash", recordCrash}, {"fence", recordFence}, {"lease", recordLease}, {"rollback", recordRollback},
-		{"switchover", recordSwitchover}, {"test", recordTest},
+		{"salvage", recordSalvage}, {"switchover", recordSwitchover}, {"test", recordTest},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.tell(record1(ctx, t, c)) })
 	}
@@ -192,6 +192,16 @@ func recordCrash(r *recorder) {
 	})
 	r.keep("failover-by-surrender", contract.FailoverID(theVM.UUID, 2), "")
 	r.keep("protect-through-failover", r.run.GetID(), "")
+}
+
+func recordSalvage(r *recorder) {
+	r.readable = true
+	r.begin(0)
+	r.crash()
+	st := r.until("the takeover", func(st contract.ProtectState) bool { return st.Primary == hostB && st.Phase != model.PhaseFailingOver })
+	require.NotNil(r.t, st.Failover.Result.Salvaged)
+	_ = r.c.GetWorkflow(r.ctx, st.Failover.WorkflowID, "").Get(r.ctx, nil)
+	r.keep("failover-with-salvage", st.Failover.WorkflowID, "")
 }
 
 func recordFence(r *recorder) {

@@ -33,6 +33,7 @@ var recorded = map[string]struct {
 	"failover-by-surrender":        {contract.FailoverVMName, enums.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, []string{"surrender", "permit", "start"}},
 	"failover-by-fence":            {contract.FailoverVMName, enums.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, []string{"fence", "permit", "start"}},
 	"failover-by-lease":            {contract.FailoverVMName, enums.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, []string{"await-lease", "permit", "start"}},
+	"failover-with-salvage":        {contract.FailoverVMName, enums.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, []string{"surrender", "salvage", "permit", "materialize", "start"}},
 	"failover-rolled-back":         {contract.FailoverVMName, enums.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED, []string{"surrender", "materialize", "dismantle"}},
 	"protect-through-failover":     {contract.ProtectVMName, 0, []string{"snapshot", contract.SigVMEvent.Name}},
 	"protect-through-host-loss":    {contract.ProtectVMName, 0, []string{"snapshot", contract.SigHostSuspect.Name, contract.SigHostRecovered.Name}},

@@ -34,6 +34,11 @@ func (s *saga) addPatient(name string, attempts int, do func(workflow.Context) e
 	s.undos = append(s.undos, undoStep{name, attempts, do})
 }
 
+// addLast adds one that runs after all that are there.
+func (s *saga) addLast(name string, attempts int, do func(workflow.Context) error) {
+	s.undos = append([]undoStep{{name, attempts, do}}, s.undos...)
+}
+
 // withdraw forgets the newest undo of that name: its step surely did not happen, or was taken back already.
 func (s *saga) withdraw(name string) {
 	for i := len(s.undos) - 1; i >= 0; i-- {

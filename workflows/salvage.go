@@ -70,6 +70,12 @@ func (f *failover) salvage(ctx workflow.Context) (string, error) {
 	if err != nil {
 		said = "given up: " + sentence(err)
 	}
+	if f.out.Salvaged != nil {
+		if err := f.choose(f.in.Seq, 0); err != nil {
+			return said, contract.RefuseFailure(err)
+		}
+		return said, nil
+	}
 	if again := f.electAgain(ctx); again != nil {
 		f.log.Warn("the points could not be listed after the salvage", "error", again)
 	}
@@ -101,11 +107,16 @@ func (f *failover) readLast(ctx workflow.Context, s contract.Salvage) (string, e
 	if s.Budget-workflow.Now(ctx).Sub(began) < 0 {
 		return "", contract.Refuse(model.Refused, contract.Detail{VM: f.in.VM.Name, Host: f.in.From}, "no time was left to prove what was read")
 	}
-	if _, err := contract.Verify.Execute(ctx, contract.BulkQueue(f.in.To), fmt.Sprintf("point %d of the dead VM's disks", s.Seq), contract.VerifyIn{
+	proved, err := contract.Verify.Execute(ctx, contract.BulkQueue(f.in.To), fmt.Sprintf("point %d of the dead VM's disks", s.Seq), contract.VerifyIn{
 		Fence: f.fence(), Point: point, Parent: parent, Primary: f.in.From, TakenAt: out.TakenAt, Consistency: model.CrashConsistent,
 		Disks: out.Disks, Stats: out.Stats, KeepLast: model.MaxKeep, PostponeMerges: true,
-	}); err != nil {
+	})
+	if err != nil {
 		return "", err
+	}
+	if f.overlap.on { // no need to ask what the target has now
+		f.points = append(f.points, salvaged(f.in.From, point, parent, out, proved))
+		f.out.Salvaged = &point
 	}
 	var changed int64
 	for _, d := range out.Stats {
@@ -114,9 +125,24 @@ func (f *failover) readLast(ctx workflow.Context, s contract.Salvage) (string, e
 	return fmt.Sprintf("point %d holds all that the VM wrote: %s more than point %d", s.Seq, size(changed), parent.Seq), nil
 }
 
+// salvaged is the point as the target would list it.
+func salvaged(from model.HostID, point, parent model.PointRef, out contract.SalvageOut, proved contract.VerifyOut) contract.PointView {
+	v := contract.PointView{
+		PointRef: point, Parent: parent.Seq, Primary: from, TakenAt: out.TakenAt, VerifiedAt: proved.VerifiedAt, Consistency: model.CrashConsistent,
+	}
+	sent := map[string]int64{}
+	for _, s := range out.Stats {
+		sent[s.Target] = s.SentBytes
+	}
+	for _, d := range out.Disks {
+		v.Disks = append(v.Disks, model.PointDisk{Target: d.Target, Mode: d.Mode, Reason: d.Reason, DirtyBytes: d.DirtyBytes, SentBytes: sent[d.Target]})
+	}
+	return v
+}
+
 // newest asks again: a point may have been committed between the election and the seal, after which none can be.
 func (f *failover) newest(ctx workflow.Context) (model.PointRef, error) {
-	if err := f.listPoints(ctx); err != nil {
+	if err := f.pointsNow(ctx); err != nil {
 		return model.PointRef{}, err
 	}
 	var newest model.PointRef
@@ -128,8 +154,23 @@ func (f *failover) newest(ctx workflow.Context) (model.PointRef, error) {
 	return newest, nil
 }
 
+func (f *failover) askPoints(ctx workflow.Context) contract.Future[contract.PointsOut] {
+	return contract.Points.Start(ctx, contract.HostQueue(f.in.To), "points to start from", contract.PointsIn{VM: f.in.VM})
+}
+
+// pointsNow takes the list that was asked for beside the proof, where there is one.
+func (f *failover) pointsNow(ctx workflow.Context) error {
+	if listed := f.overlap.listed; listed != nil {
+		if out, err := listed.Get(ctx); err == nil {
+			f.points = out.Points
+			return nil
+		}
+	}
+	return f.listPoints(ctx)
+}
+
 func (f *failover) listPoints(ctx workflow.Context) error {
-	out, err := contract.Points.Execute(ctx, contract.HostQueue(f.in.To), "points to start from", contract.PointsIn{VM: f.in.VM})
+	out, err := f.askPoints(ctx).Get(ctx)
 	if err == nil {
 		f.points = out.Points
 	}

@@ -96,7 +96,8 @@ func TestEveryStepOfATakeoverUnderALeaseFailsInEveryWay(t *testing.T) {
 				require.NotEqual(t, contract.OutcomeDone, out.Outcome)
 				require.NotEmpty(t, out.Error)
 				if n := len(out.Undone); n == 2 {
-					require.Equal(t, []string{"dismantle", "hand back"}, out.Undone, "newest first")
+					orders := [][]string{{"dismantle", "hand back"}, {"hand back", "clear away"}}
+					require.Contains(t, orders, out.Undone, "newest first; the way back does not wait for what was only laid out")
 				}
 			})
 		}

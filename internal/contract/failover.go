@@ -15,6 +15,8 @@ type FailoverIn struct {
 	Reason     string           `json:"reason"`
 	RequestBy  string           `json:"request_by"`
 	Seq        model.Seq        `json:"seq"` // 0: newest verified
+	// Newest is the point that is probably the newest; zero when nobody knows.
+	Newest model.PointRef `json:"newest,omitzero"`
 	// Confirmed is a person's word that the old host is off; nil when nobody said so.
 	Confirmed *model.Evidence `json:"confirmed,omitempty"`
 	// EvidenceTimeout bounds the search for evidence that the old VM is off.

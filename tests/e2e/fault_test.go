@@ -215,17 +215,36 @@ func (f *struck) moved(limit time.Duration) {
 	}
 }
 
+// timeline is a failover as status tells it.
+type timeline struct {
+	StartedAt time.Time      `json:"started_at"`
+	Steps     []timelineStep `json:"steps"`
+}
+
+type timelineStep struct {
+	Name  string    `json:"name"`
+	At    time.Time `json:"at"`
+	Took  float64   `json:"took_s"`
+	Error string    `json:"error"`
+}
+
+// stepOf finds a step of the newest failover by name; zero when it has none.
+func stepOf(p labkit.Protection, name string) timelineStep {
+	var f timeline
+	if p.Failover == nil || json.Unmarshal(*p.Failover, &f) != nil {
+		return timelineStep{}
+	}
+	for _, s := range f.Steps {
+		if s.Name == name {
+			return s
+		}
+	}
+	return timelineStep{}
+}
+
 // steps is the timeline of a failover, in seconds since a moment.
 func steps(p labkit.Protection, since time.Time) string {
-	var f struct {
-		StartedAt time.Time `json:"started_at"`
-		Steps     []struct {
-			Name  string    `json:"name"`
-			At    time.Time `json:"at"`
-			Took  float64   `json:"took_s"`
-			Error string    `json:"error"`
-		} `json:"steps"`
-	}
+	var f timeline
 	if p.Failover == nil || json.Unmarshal(*p.Failover, &f) != nil {
 		return "unknown"
 	}

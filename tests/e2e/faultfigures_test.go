@@ -31,6 +31,16 @@ func (s *story) qemuSince(host, guest string) time.Time {
 	return time.UnixMilli(int64(at * 1000))
 }
 
+// load is that of the machine over the last minute.
+func load(t *testing.T) (one float64) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/loadavg")
+	require.NoError(t, err)
+	_, err = fmt.Sscan(string(b), &one)
+	require.NoError(t, err)
+	return one
+}
+
 // figure keeps one measured figure in build/figures.jsonl and in the log.
 func figure(t *testing.T, name string, values map[string]any) {
 	t.Helper()
@@ -111,8 +121,11 @@ func TestFiguresOfAStartWhenTheOldCopyIsKnownToBeOff(t *testing.T) {
 			p := s.until(time.Minute, "the failover's end", func(p labkit.Protection) bool {
 				return p.Failover != nil && strings.Contains(string(*p.Failover), `"done"`)
 			})
+			start := stepOf(p, "start")
+			started := start.At.Sub(killed).Seconds()
 			figure(t, "start after a known death", map[string]any{
-				"bare_start_s": bare, "killed_to_qemu_s": s.qemuSince(hostB, s.name).Sub(killed).Seconds(), "failover": steps(p, killed),
+				"bare_start_s": bare, "killed_to_start_s": started, "killed_to_qemu_s": s.qemuSince(hostB, s.name).Sub(killed).Seconds(),
+				"killed_to_running_s": started + start.Took, "failover": steps(p, killed), "load": load(t),
 			})
 		})
 	}
