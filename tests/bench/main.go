@@ -26,7 +26,7 @@ func main() {
 	rounds := flag.Int("rounds", 3, "rounds of the first full replication, each beside nbdcopy")
 	cycles := flag.Int("cycles", 12, "cycles, and as many incremental backups of the peer")
 	only := flag.Bool("full-only", false, "stop after the first full replication, and write no file")
-	real := flag.Bool("cadence", false, "only the adaptive cadence beside fixed intervals on guests that write, with a link that fails; writes no file")
+	real := flag.Bool("cadence", false, "only the adaptive cadence beside fixed intervals on guests that write, with transfers that fail; writes no file")
 	name := flag.String("lab", "bench", "name of the lab")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

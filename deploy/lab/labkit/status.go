@@ -52,6 +52,9 @@ type Protection struct {
 	Totals struct {
 		Failures int64 `json:"failures"`
 	} `json:"totals"`
+	InFlight *struct {
+		Stage string `json:"stage"`
+	} `json:"in_flight"`
 	Points   int              `json:"points"`
 	Failover *json.RawMessage `json:"failover"`
 	Alerts   []Alert          `json:"alerts"`
