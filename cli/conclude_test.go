@@ -56,6 +56,22 @@ func TestAHeldFailoverEndsTheCommandWithTheTwoWaysOn(t *testing.T) {
 	require.Equal(t, "2026-03-01T12:10:00Z", d.answer(t)["held_until"])
 }
 
+func TestStatusSaysThatAFailoverIsHeldAndWhatCanBeDone(t *testing.T) {
+	d, p := sit(t), protected()
+	until := noon.Add(7 * time.Minute)
+	p.State.Phase = model.PhaseFailingOver
+	p.State.Failover = &contract.FailoverBrief{WorkflowID: "failover/x/2", Generation: 2, From: "host-a", To: "host-b", StartedAt: noon, Hold: true, HeldUntil: &until}
+	d.plane.find = func(string) (contract.DescribeOut, error) { return p, nil }
+	d.plane.list = []contract.DescribeOut{p}
+	for _, args := range [][]string{{"status"}, {"status", "db1"}} {
+		require.Equal(t, 3, d.run(args...))
+		require.Contains(t, d.stdout.String(), "db1: it runs on host-b on probation. Keep it: understudy commit db1. Take it back: understudy rollback db1. It commits by itself in 7 min")
+	}
+	require.Contains(t, d.stdout.String(), "host-a to host-b: held")
+	require.Equal(t, 3, d.run("status", "--output", "jsonl", "db1"))
+	require.Equal(t, "2026-03-01T12:07:00Z", d.answer(t)["failover"].(map[string]any)["held_until"])
+}
+
 func TestCommitAndRollbackSayWhatAPersonDecided(t *testing.T) {
 	d := sit(t)
 	d.plane.find = func(string) (contract.DescribeOut, error) { return protected(), nil }

@@ -206,8 +206,7 @@ func concluded(c *call, vm model.VMRef, f contract.FailoverBrief) error {
 		if c.output != ui.Table {
 			return nil
 		}
-		return c.line("%s runs on %s on probation. Keep it: understudy commit %s. Take it back: understudy rollback %s. It commits by itself in %s",
-			vm.Name, f.To, vm.Name, vm.Name, ui.Duration(max(0, r.HeldUntil.Sub(c.now()))))
+		return c.line("%s: %s", vm.Name, held(vm.Name, f.To, max(0, r.HeldUntil.Sub(c.now()))))
 	}
 	if f.Outcome == contract.OutcomeDone {
 		if c.output != ui.Table {

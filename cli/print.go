@@ -39,7 +39,7 @@ func summaryTable(c *call, views []protectionView) error {
 		return err
 	}
 	for _, v := range views {
-		for _, l := range remarks(v) {
+		for _, l := range remarks(v, now) {
 			if err := c.line("%s: %s", v.VM, l); err != nil {
 				return err
 			}
@@ -75,8 +75,11 @@ func paintedRows(c *call, header []string, rows [][]string, views []protectionVi
 }
 
 // remarks are what a person should know beside the figures.
-func remarks(v protectionView) []string {
+func remarks(v protectionView, now time.Time) []string {
 	var out []string
+	if f := v.Failover; f != nil && f.HeldUntil != nil {
+		out = append(out, held(v.VM, f.To, max(0, f.HeldUntil.Sub(now))))
+	}
 	if v.Reason != "" {
 		out = append(out, v.Reason)
 	}
@@ -88,6 +91,12 @@ func remarks(v protectionView) []string {
 		out = append(out, text)
 	}
 	return out
+}
+
+// held says what a person can decide about a failover that waits for it.
+func held(vm string, to model.HostID, left time.Duration) string {
+	return fmt.Sprintf("it runs on %s on probation. Keep it: understudy commit %s. Take it back: understudy rollback %s. It commits by itself in %s",
+		to, vm, vm, ui.Duration(left))
 }
 
 // story prints all that is known of one protection.
@@ -140,7 +149,10 @@ func story(c *call, v protectionView) error {
 	}
 	if f := v.Failover; f != nil {
 		outcome := f.Outcome
-		if outcome == "" {
+		switch {
+		case outcome == "" && f.HeldUntil != nil:
+			outcome = "held"
+		case outcome == "":
 			outcome = "running"
 		}
 		what := "failover"

@@ -296,11 +296,14 @@ func failoverOf(f contract.FailoverBrief) failoverView {
 	v := failoverView{
 		WorkflowID: f.WorkflowID, Generation: uint64(f.Generation), From: f.From, To: f.To, Reason: f.Reason, StartedAt: f.StartedAt,
 		EndedAt: f.EndedAt, Outcome: f.Outcome, Error: f.Error, Steps: []stepView{},
-		Planned: f.Planned,
+		Planned: f.Planned, HeldUntil: f.HeldUntil,
 	}
 	if r := f.Result; r != nil {
 		v.Evidence, v.ErrorType, v.Undone, v.UndoFailed = r.Evidence, r.ErrorType, r.Undone, r.UndoFailed
-		v.Downtime, v.HeldUntil = r.Downtime.Seconds(), r.HeldUntil
+		v.Downtime = r.Downtime.Seconds()
+		if r.HeldUntil != nil {
+			v.HeldUntil = r.HeldUntil
+		}
 		if r.Point.Seq != 0 {
 			v.Point = briefOf(r.Point)
 		}

@@ -44,7 +44,9 @@ func (f *failover) admission(ctx workflow.Context) (string, error) {
 		wait := limit - workflow.Now(ctx).Sub(began)
 		ok := false
 		if wait > 0 {
-			ok, _ = answers.ReceiveWithTimeout(ctx, wait, &a)
+			ok, _ = workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
+				Timeout: wait, TimerOptions: workflow.TimerOptions{Summary: "its turn among those that start together"},
+			}, func() bool { return answers.ReceiveAsync(&a) })
 		}
 		switch {
 		case ctx.Err() != nil:

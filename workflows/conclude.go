@@ -54,6 +54,9 @@ func (f *failover) obey(ctx workflow.Context, o contract.FailoverOrder) {
 	}
 }
 
+// tellHeld: failovers that were held before it did not tell their protection.
+const tellHeld = "tell-held-20261125"
+
 // hold waits for a person. The VM runs on probation meanwhile, so it depends on the control plane alone: the wait is bounded,
 // and ends with a commit, or with a rollback when the new host is lost.
 func (f *failover) hold(ctx workflow.Context) (string, error) {
@@ -61,6 +64,9 @@ func (f *failover) hold(ctx workflow.Context) (string, error) {
 	until := workflow.Now(ctx).Add(contract.HoldLimit)
 	f.out.HeldUntil = &until
 	f.show(ctx)
+	if f.in.Parent != "" && workflow.GetVersion(ctx, tellHeld, workflow.DefaultVersion, 1) >= 1 { // nobody waits: it is for people
+		contract.SigFailoverHeld.SendExternal(ctx, f.in.Parent, contract.FailoverHeld{WorkflowID: f.id, Until: until})
+	}
 	_, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
 		Timeout: contract.HoldLimit, TimerOptions: workflow.TimerOptions{Summary: "held until a person decides"},
 	}, func() bool { return f.decision != nil })
@@ -118,6 +124,14 @@ func (f *failover) mayGoBack() bool {
 func (p *protection) tell(ctx workflow.Context, h model.HostID, silent bool) {
 	if p.failingOver() {
 		contract.SigHostNews.SendExternal(ctx, p.st.Failover.WorkflowID, contract.HostNews{Host: h, Silent: silent})
+	}
+}
+
+// onHeld lets status say what a person can do.
+func (p *protection) onHeld(ctx workflow.Context, in contract.FailoverHeld) {
+	if p.failingOver() && p.st.Failover.WorkflowID == in.WorkflowID {
+		p.st.Failover.HeldUntil = &in.Until
+		p.refresh(ctx)
 	}
 }
 

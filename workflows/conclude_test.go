@@ -68,7 +68,8 @@ func TestAPersonTakesAHeldFailoverBackAndTheVMGoesOnWhereItWas(t *testing.T) {
 	w.guards = 2
 	var asked *answer[contract.FailoverRequestOut]
 	var told, early, late *answer[contract.FailoverBrief]
-	var st contract.ProtectState
+	var st, held contract.ProtectState
+	w.at(2*time.Minute, func() { held = w.state() })
 	w.at(60*time.Second, func() {
 		early = update(w, contract.UpdConclude, contract.FailoverOrder{Kind: contract.OrderCommit, By: "ada"})
 	})
@@ -84,6 +85,9 @@ func TestAPersonTakesAHeldFailoverBackAndTheVMGoesOnWhereItWas(t *testing.T) {
 	})
 	w.protect(protectIn(policy()), 5*time.Minute)
 	require.NoError(t, asked.Err)
+	require.NotNil(t, held.Failover.HeldUntil, "status says that a person can decide, and until when")
+	require.WithinDuration(t, w.began.Add(61*time.Second+contract.HoldLimit), *held.Failover.HeldUntil, 10*time.Second)
+	require.Nil(t, st.Failover.HeldUntil)
 	require.True(t, early.Refused)
 	require.True(t, late.Refused)
 	require.NoError(t, told.Err)

@@ -41,6 +41,7 @@ func (w *world) run(in contract.FailoverIn) (told contract.FailoverOut, err erro
 			told = arg.(contract.ChildFinishedIn).Out
 			return nil
 		})
+	w.env.OnSignalExternalWorkflow(mock.Anything, in.Parent, mock.Anything, contract.SigFailoverHeld.Name, mock.Anything).Return(nil).Maybe()
 	w.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: contract.FailoverID(theVM.UUID, in.Generation), TaskQueue: contract.ControlQueue})
 	w.env.ExecuteWorkflow(FailoverVM, in)
 	require.True(w.t, w.env.IsWorkflowCompleted())

@@ -98,7 +98,7 @@ func (p *protection) finish(ctx workflow.Context, in contract.ChildFinishedIn) {
 		return
 	}
 	out, now := in.Out, workflow.Now(ctx)
-	f.Outcome, f.EndedAt, f.Error, f.Result = out.Outcome, &now, clip(out.Error), &out
+	f.Outcome, f.EndedAt, f.Error, f.Result, f.HeldUntil = out.Outcome, &now, clip(out.Error), &out, nil
 	p.st.Claimed = max(p.st.Claimed, out.Generation, out.HandedBackGeneration)
 	if r := out.Record; r != nil {
 		p.st.Claimed = max(p.st.Claimed, r.Claimed)

@@ -16,11 +16,13 @@ import (
 // connect lets a failover's signal reach the protection under test.
 func (w *world) connect() *world {
 	w.deliver()
-	w.env.OnSignalExternalWorkflow(mock.Anything, contract.ProtectID(theVM.UUID), mock.Anything, contract.SigChildFinished.Name, mock.Anything).Return(
-		func(_, _, _, name string, arg any) error {
-			w.env.SignalWorkflow(name, arg)
-			return nil
-		}).Maybe()
+	for _, name := range []string{contract.SigChildFinished.Name, contract.SigFailoverHeld.Name} {
+		w.env.OnSignalExternalWorkflow(mock.Anything, contract.ProtectID(theVM.UUID), mock.Anything, name, mock.Anything).Return(
+			func(_, _, _, name string, arg any) error {
+				w.env.SignalWorkflow(name, arg)
+				return nil
+			}).Maybe()
+	}
 	return w
 }
 

@@ -44,6 +44,7 @@ func (p *protection) inboxes(ctx workflow.Context) []inbox {
 		inboxOf(ctx, contract.SigHostSuspect, p.onSuspect),
 		inboxOf(ctx, contract.SigHostRecovered, p.onRecovered),
 		inboxOf(ctx, contract.SigCrash, p.onCrash),
+		inboxOf(ctx, contract.SigFailoverHeld, p.onHeld),
 		inboxOf(ctx, contract.SigChildFinished, p.onChildFinished),
 		inboxOf(ctx, contract.SigTestFinished, p.onTestFinished),
 		inboxOf(ctx, contract.SigForceCAN, func(workflow.Context, contract.None) { p.forceCAN = true }),

@@ -72,7 +72,8 @@ func persist(ctx workflow.Context, attempts int, do func(workflow.Context) error
 	var err error
 	for attempt := range attempts {
 		if attempt > 0 {
-			if stop := workflow.Sleep(ctx, undoPause<<(attempt-1)); stop != nil {
+			pause := workflow.NewTimerWithOptions(ctx, undoPause<<(attempt-1), workflow.TimerOptions{Summary: "before the undo is tried again"})
+			if stop := pause.Get(ctx, nil); stop != nil {
 				return stop
 			}
 		}

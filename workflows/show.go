@@ -73,6 +73,9 @@ func (p *protection) show(ctx workflow.Context) {
 	fmt.Fprintf(&b, "- points %d, looks without a cycle %d, failures %d, violations %d\n", st.Totals.Cycles, st.Totals.Skipped, st.Totals.Failures, st.Totals.Violations)
 	if f := st.Failover; f != nil {
 		fmt.Fprintf(&b, "- failover %d to %s: %s %s\n", f.Generation, f.To, orRunning(f.Outcome), f.Error)
+		if f.HeldUntil != nil {
+			fmt.Fprintf(&b, "- **held** until %s: `understudy commit %s` or `understudy rollback %s`\n", f.HeldUntil.UTC().Format(time.DateTime), p.vm.Name, p.vm.Name)
+		}
 	}
 	for _, a := range st.Alerts {
 		fmt.Fprintf(&b, "- **%s** since %s: %s", a.Name, a.Since.UTC().Format(time.DateTime), a.Detail)

@@ -23,6 +23,12 @@ type FailoverOrder struct {
 	At     time.Time `json:"at"`
 }
 
+// FailoverHeld tells a protection that its failover waits for a person.
+type FailoverHeld struct {
+	WorkflowID string    `json:"workflow_id"`
+	Until      time.Time `json:"until"` // it commits by itself then
+}
+
 // HostNews tells a failover that one of its hosts fell silent or was heard.
 type HostNews struct {
 	Host   model.HostID `json:"host"`
@@ -59,6 +65,7 @@ const HoldLimit = 10 * time.Minute
 var (
 	SigFailoverOrder = Signal[FailoverOrder]{"failover-order"} // to FailoverVM
 	SigHostNews      = Signal[HostNews]{"host-news"}           // to FailoverVM
+	SigFailoverHeld  = Signal[FailoverHeld]{"failover-held"}   // to ProtectVM
 
 	UpdConclude = Update[FailoverOrder, FailoverBrief]{"conclude-failover"} // of ProtectVM; answers when the failover has ended
 

@@ -74,6 +74,8 @@ type FailoverBrief struct {
 	Result     *FailoverOut     `json:"result,omitempty"`
 	Planned    bool             `json:"planned,omitempty"` // a switchover
 	Hold       bool             `json:"hold,omitempty"`    // it waits for commit or rollback once the VM runs
+	// HeldUntil is when it commits by itself; nil unless it waits for a person now.
+	HeldUntil *time.Time `json:"held_until,omitempty"`
 }
 
 // Alert is a state a person should know of; raised and cleared by the workflow.

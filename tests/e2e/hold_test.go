@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,13 +36,20 @@ func TestAHeldFailoverIsTakenBackAndAnotherOneIsKept(t *testing.T) {
 	s.cli("failover", "--yes", "--hold", s.name)
 	s.waitLine(hostB, asked, `READY`)
 	require.NotContains(t, s.exec(hostA, "virsh list --name"), s.name, "one copy runs")
+	p := s.until(time.Minute, "status to say that it is held", func(p labkit.Protection) bool {
+		return p.Failover != nil && strings.Contains(string(*p.Failover), `"held_until"`)
+	})
+	require.Equal(t, "FailingOver", p.Phase)
+	shown, err := s.lab.CLI(s.ctx, "status", s.name)
+	require.Equal(t, 3, exitCode(err))
+	require.Contains(t, shown, "understudy rollback "+s.name)
 	last, ok := s.watch.LastAck(hostA)
 	require.True(t, ok)
 
 	back := time.Now()
 	s.cli("rollback", "--yes", s.name)
 	s.waitLine(hostA, back, `READY`)
-	p := s.until(2*time.Minute, "protection to go on", func(p labkit.Protection) bool {
+	p = s.until(2*time.Minute, "protection to go on", func(p labkit.Protection) bool {
 		return p.Phase == "Protected" && p.Primary == hostA && p.LastPoint != nil && p.LastPoint.TakenAt.After(back)
 	})
 	require.EqualValues(t, 3, p.Generation)
