@@ -13,6 +13,7 @@ import (
 // seal raises the floor and makes this host the candidate. The answer leaves only after that is on stable storage.
 func (h *Host) seal(ctx context.Context, in contract.SealIn) (contract.SealOut, error) {
 	if in.FloorOnly {
+		h.gone.back(in.VM.UUID)
 		return contract.SealOut{Floor: in.Generation, Terms: h.Leases.Terms()}, toWire(h.Floors.Raise(in.VM, in.Generation, in.Attempt))
 	}
 	before, err := h.Leases.Seal(ctx, in.VM, in.Generation, in.Attempt)

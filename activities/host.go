@@ -34,6 +34,7 @@ type Host struct {
 	Standing func(ctx context.Context, taskToken []byte) error
 
 	turns turns
+	gone  gone
 }
 
 // Register binds all host activities, short ones and bulk ones to their queue's worker: a queue of copies must never stand
@@ -77,7 +78,19 @@ func (h *Host) Register(short, bulk contract.Registry) {
 	contract.Prune.Register(bulk, h.prune)
 }
 
-func (h *Host) admit(f contract.Fence) error { return h.Floors.Admit(f.VM, f.Generation) }
+func (h *Host) admit(f contract.Fence) error {
+	if err := h.gone.refuse(f.VM); err != nil {
+		return err
+	}
+	if err := h.Floors.Admit(f.VM, f.Generation); err != nil {
+		return err
+	}
+	err := h.gone.refuse(f.VM)
+	if err != nil { // in this very moment: the floor is not to be there again
+		_ = h.Floors.Forget(f.VM.UUID)
+	}
+	return err
+}
 
 // stillWanted refuses an order that came too late. Between the answer and the deed the order may still be withdrawn: whoever
 // withdraws it makes good what was done (the hand-back starts what was stopped).

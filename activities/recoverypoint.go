@@ -49,6 +49,7 @@ func (h *Host) discard(ctx context.Context, in contract.PointIn) (contract.None,
 func (h *Host) retire(ctx context.Context, in contract.RetireIn) (contract.RetireOut, error) {
 	b := startBeat(ctx)
 	defer b.end()
+	h.gone.add(in.VM.UUID)
 	left, err := h.Snapshot.Retire(ctx, in.VM)
 	if err != nil && !absent(err) {
 		return contract.RetireOut{Leftovers: list(left)}, toWire(err)

@@ -20,13 +20,17 @@ func (h *Host) take(ctx context.Context, in contract.SnapshotIn) (contract.Snaps
 	if err := h.admit(in.Fence); err != nil {
 		return contract.SnapshotOut{}, err
 	}
-	h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation, RPO: in.RPO, Committed: in.Parent})
 	point := model.PointRef{Generation: in.Generation, Seq: in.Seq}
+	h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation, RPO: in.RPO, Committed: in.Parent})
 	h.Watcher.Capturing(ctx, in.VM, point)
 	taken, err := h.Snapshot.Take(ctx, snapshot.Request{
 		VM: in.VM, Point: point, Parent: in.Parent, Freeze: in.Freeze, ForceResync: in.ForceResync,
+		Wanted: func() error { return h.admit(in.Fence) }, // it may have waited for the end of the protection
 	})
 	if err != nil {
+		if h.gone.refuse(in.VM) != nil {
+			_ = h.Watcher.Forget(in.VM)
+		}
 		h.Watcher.Abandoned(in.VM, point)
 		return contract.SnapshotOut{}, err
 	}

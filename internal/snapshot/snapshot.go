@@ -79,6 +79,8 @@ type Request struct {
 	Freeze bool
 	// ForceResync is the reason not to trust bitmaps; empty trusts them.
 	ForceResync string
+	// Wanted is asked when it is the snapshot's turn: the VM's protection may have been removed before it. Nil is yes.
+	Wanted func() error
 }
 
 // Snapshot is an open snapshot.

@@ -242,6 +242,56 @@ func TestImagesOutsideTheAllowedFoldersAreRefused(t *testing.T) {
 	require.Equal(t, model.Unsupported, model.KindOf(err), "nothing to replicate")
 }
 
+// A protection is removed while a capture is under way, or waits for its turn: whichever comes first, nothing is left.
+func TestARetireBesideACaptureLeavesNothing(t *testing.T) {
+	for name, captureFirst := range map[string]bool{"the capture has the turn": true, "the removal has the turn": false} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			l, d := newLibvirtd("vda"), newDirs(t)
+			s := d.agent(l)
+			take(t, s, 1, 0)
+			settle(t, s, 1)
+			r := request(2, 1)
+			turn, retired, gone := make(chan struct{}), make(chan error, 1), make(chan struct{})
+			r.Wanted = func() error {
+				if captureFirst {
+					close(turn) // the removal begins, and waits
+				}
+				select {
+				case <-gone:
+					return model.Fail(model.StaleGeneration, nil, "its protection was removed")
+				default:
+					return nil
+				}
+			}
+			retire := func() {
+				_, err := s.Retire(ctx, vm)
+				close(gone)
+				retired <- err
+			}
+			if captureFirst {
+				go func() {
+					<-turn
+					retire()
+				}()
+			} else {
+				retire()
+			}
+			_, err := s.Take(ctx, r)
+			require.Equal(t, !captureFirst, model.KindOf(err) == model.StaleGeneration)
+			require.NoError(t, <-retired)
+			require.Nil(t, l.job)
+			require.Empty(t, l.names())
+			marks, err := s.Marks(ctx)
+			require.NoError(t, err)
+			require.Empty(t, marks)
+			files, err := filepath.Glob(filepath.Join(d.run, "*"))
+			require.NoError(t, err)
+			require.Empty(t, files, "no socket")
+		})
+	}
+}
+
 // A cycle is Take, Settle, Take, Settle. Whatever call the agent dies in, before or after its effect, a new process that is
 // asked the same again, or told to abandon the point first, ends with one checkpoint, no job and a delta that misses nothing.
 func TestAnAgentThatDiesInAnyCallLeavesWhatTheNextOneCleans(t *testing.T) {

@@ -27,6 +27,11 @@ func (s *Source) Take(ctx context.Context, req Request) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	defer leave()
+	if req.Wanted != nil {
+		if err := req.Wanted(); err != nil {
+			return Snapshot{}, err
+		}
+	}
 
 	facts, dom, refusal, err := s.inspect(ctx, req.VM.UUID)
 	if err != nil {

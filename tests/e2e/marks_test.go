@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -8,6 +9,31 @@ import (
 
 	"understudy/deploy/lab/labkit"
 )
+
+// A person removes the protection while a capture is under way, at whatever moment of it: its job, its socket and its record go too.
+func TestAnUnprotectInTheMiddleOfACaptureLeavesNothing(t *testing.T) {
+	long(t)
+	s := begin(t, "raced", 8*time.Minute, "--workload", "db", "--disk", "256M")
+	uuid := trim(s.exec(hostA, "virsh domuuid "+s.name))
+	for round := range 6 {
+		s.protect("--rpo", "10s")
+		asked := make(chan struct{})
+		go func() { // it is refused, or it fails: what it leaves is what counts
+			defer close(asked)
+			_, _ = s.lab.CLI(s.ctx, "sync", s.name)
+		}()
+		if round%2 == 0 { // some at the job's begin, some around it
+			s.exec(hostA, fmt.Sprintf("timeout 20 sh -c 'until [ -e /run/understudy/understudy-%[1]s.sock ] || [ -e /var/lib/understudy/captures/%[1]s/open.json ]; do :; done' || true", uuid))
+		} else {
+			time.Sleep(time.Duration(round*60) * time.Millisecond)
+		}
+		s.cli("unprotect", "--yes", "--purge", s.name)
+		<-asked
+		left := s.exec(hostA, fmt.Sprintf("ls -d /var/lib/understudy/captures/%[1]s /var/lib/understudy/scratch/%[1]s /run/understudy/*%[1]s* /var/lib/understudy/floors/%[1]s* /var/lib/understudy/watch/*%[1]s* 2>/dev/null; virsh checkpoint-list --name %[2]s; virsh backup-dumpxml %[2]s 2>/dev/null; true", uuid, s.name))
+		require.Empty(t, trim(left), "round %d", round)
+		require.Contains(t, s.cli("marks"), " 0 leftovers")
+	}
+}
 
 // A fence agent of the file cuts a dead host off, the host comes back, the protection ends: and nothing is left anywhere that
 // nobody needs.

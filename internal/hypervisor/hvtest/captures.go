@@ -1,6 +1,7 @@
 package hvtest
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -119,6 +120,28 @@ func failedCapture(t *testing.T, s *suite) {
 	nothing(mark(1))
 	// And what was tried in vain works now.
 	s.capture(vm, mark(2), since("vda", mark(1)))
+	s.end(vm)
+}
+
+// A capture's caller goes away at any moment of it: either it was taken, or nothing is left when the call returns.
+func abandonedCapture(t *testing.T, s *suite) {
+	vm := s.start(one, "")
+	for k := range 12 {
+		ctx, cancel := context.WithTimeout(s.ctx(), time.Duration(k*k)*2*time.Millisecond)
+		_, err := s.HV.Capture(ctx, vm.UUID, s.spec(vm, mark(1), full("vda")))
+		cancel()
+		if err != nil {
+			s.kind(model.Unreachable, err)
+			socket, err := s.HV.CaptureSocket(s.ctx(), vm.UUID)
+			require.NoError(t, err)
+			require.Empty(t, socket, "after %d ms", 2*k*k)
+			require.Empty(t, s.checkpoints(vm), "after %d ms", 2*k*k)
+			continue
+		}
+		s.end(vm)
+		require.NoError(t, s.HV.DeleteCheckpoint(s.ctx(), vm.UUID, mark(1)))
+	}
+	s.capture(vm, mark(2), full("vda"))
 	s.end(vm)
 }
 

@@ -61,6 +61,7 @@ func Run(t *testing.T, s Setup) {
 		{"AllDisksShowOneInstantAndLaterWritesDoNotReachIt", instant},
 		{"ARawDiskIsExportedWholeAndLeftOutOfTheCheckpoint", rawDisk},
 		{"AFailedCaptureLeavesNothing", failedCapture},
+		{"ACaptureThatNobodyWaitsForAnyMoreLeavesNothing", abandonedCapture},
 		{"EndingACaptureTwiceIsFine", endTwice},
 		{"ADeletedCheckpointsChangesAreInItsParents", merge},
 		{"BitmapsOutliveACleanStop", cleanStop},

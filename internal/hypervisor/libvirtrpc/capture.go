@@ -223,7 +223,10 @@ func (c *Client) begin(ctx context.Context, what, uuid string, spec hypervisor.C
 		got.Exports = append(got.Exports, x)
 	}
 	type timed struct{ from, to time.Time }
-	t, err := call(ctx, c, what, func(l *libvirt.Libvirt) (timed, error) {
+	// What is asked of libvirtd is done although nobody waits for it any more: only who heard the answer can take it back.
+	patient, done := outlive(ctx, undoTime)
+	defer done()
+	t, err := call(patient, c, what, func(l *libvirt.Libvirt) (timed, error) {
 		dom, err := byUUID(l, uuid)
 		if err != nil {
 			return timed{}, err
@@ -237,6 +240,10 @@ func (c *Client) begin(ctx context.Context, what, uuid string, spec hypervisor.C
 	})
 	if err != nil {
 		return hypervisor.Capture{}, errors.Join(err, c.undo(ctx, uuid, spec, r, isKind(err, model.Unreachable)))
+	}
+	if late := ctx.Err(); late != nil {
+		late = model.Fail(model.Unreachable, late, "%s: it came too late", what)
+		return hypervisor.Capture{}, errors.Join(late, c.undo(ctx, uuid, spec, r, true))
 	}
 	got.TakenAt, got.Stall = t.from.UTC(), t.to.Sub(t.from)
 	return got, nil

@@ -194,6 +194,24 @@ func aftercare(ctx context.Context, limit time.Duration) (context.Context, conte
 	return context.WithTimeout(context.WithoutCancel(ctx), limit)
 }
 
+// outlive is a context that ends some time after ctx.
+func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		t := time.NewTimer(grace)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			cancel()
+		case <-longer.Done():
+		}
+	})
+	return longer, func() {
+		stop()
+		cancel()
+	}
+}
+
 func isKind(err error, kinds ...model.Kind) bool {
 	var f *model.Failure
 	if !errors.As(err, &f) {
