@@ -50,7 +50,7 @@ func (e *env) complete(v verb) cli.BashCompleteFunc {
 			return
 		}
 		defer s.Close()
-		list, err := s.List(ctx)
+		list, err := s.Overview(ctx)
 		if err != nil {
 			return
 		}

@@ -95,6 +95,8 @@ func (p *plane) Explain(context.Context, model.VMRef) (contract.ExplainOut, erro
 	return p.explain, nil
 }
 func (p *plane) List(context.Context) ([]contract.DescribeOut, error)     { return p.list, p.listErr }
+func (p *plane) Overview(context.Context) ([]contract.DescribeOut, error) { return p.list, p.listErr }
+func (p *plane) Settle(context.Context)                                   {}
 func (p *plane) Hosts(context.Context) ([]contract.HostWatchState, error) { return p.hosts, nil }
 func (p *plane) Servers(context.Context) (int, error)                     { return 1, nil }
 func (p *plane) Host(_ context.Context, h model.HostID) (contract.HostWatchState, error) {

@@ -32,6 +32,8 @@ type service interface {
 	Describe(ctx context.Context, uuid string) (contract.DescribeOut, error)
 	Explain(context.Context, model.VMRef) (contract.ExplainOut, error)
 	List(context.Context) ([]contract.DescribeOut, error)
+	Overview(context.Context) ([]contract.DescribeOut, error)
+	Settle(context.Context)
 	Hosts(context.Context) ([]contract.HostWatchState, error)
 	Servers(context.Context) (int, error)
 	Host(context.Context, model.HostID) (contract.HostWatchState, error)

@@ -94,7 +94,7 @@ func look(c *call) error {
 
 func asked(ctx context.Context, c *call) ([]contract.DescribeOut, error) {
 	if c.NArg() == 0 {
-		return c.s.List(ctx)
+		return c.s.Overview(ctx)
 	}
 	var all []contract.DescribeOut
 	for _, vm := range c.Args().Slice() {

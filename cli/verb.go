@@ -58,7 +58,10 @@ func (c *call) reach() (func(), error) {
 		return func() {}, err
 	}
 	c.s = s
-	return s.Close, nil
+	return func() {
+		s.Settle(c.Context.Context)
+		s.Close()
+	}, nil
 }
 
 // vm is the sole argument.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
@@ -34,6 +35,9 @@ type Client struct {
 	t       client.Client
 	address string // for error messages
 	owned   bool
+
+	mu      sync.Mutex
+	touched map[string]bool // workflow ids, until Settle
 }
 
 // New uses an existing connection, which stays the caller's.
@@ -99,6 +103,7 @@ func ask[Out any](ctx context.Context, c *Client, q contract.Query[Out], id stri
 // tell sends an update and waits for its answer: a few seconds until it is accepted, then as long as the caller does.
 func tell[In, Out any](ctx context.Context, c *Client, u contract.Update[In, Out], id string, in In, about subject) (Out, error) {
 	var out Out
+	c.touch(id)
 	acceptCtx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	h, err := c.t.UpdateWorkflow(acceptCtx, client.UpdateWorkflowOptions{

@@ -4,25 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
 	"strings"
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
-	workflowpb "go.temporal.io/api/workflow/v1"
-	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
-	"golang.org/x/sync/errgroup"
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
 )
 
 type payload = commonpb.Payload
-
-// memoVM lets a VM be found by name without asking every protection; continue-as-new keeps it.
-const memoVM = "vm"
 
 const unprotectedTry = "understudy protect --standby HOST "
 
@@ -46,9 +39,10 @@ func (c *Client) EnsureProtected(ctx context.Context, spec contract.ProtectSpec)
 		ID: contract.ProtectID(spec.VM.UUID), TaskQueue: contract.ControlQueue,
 		WorkflowIDConflictPolicy: enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
 		WorkflowIDReusePolicy:    enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
-		Memo:                     map[string]any{memoVM: spec.VM.Name},
+		Memo:                     map[string]any{contract.MemoVM: spec.VM.Name},
 		StaticSummary:            fmt.Sprintf("%s: %s to %s", spec.VM.Name, spec.Primary, spec.Standby),
 	}, contract.ProtectVMName, contract.ProtectIn{Spec: spec})
+	c.touch(contract.ProtectID(spec.VM.UUID))
 	acceptCtx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	h, err := c.t.UpdateWithStartWorkflow(acceptCtx, client.UpdateWithStartWorkflowOptions{
@@ -115,95 +109,6 @@ func ambiguous(vm string, found []contract.DescribeOut) error {
 	}
 	return model.Fail(model.Conflict, nil, "several protected VMs have this name: %s", strings.Join(ids, ", ")).WithVM(vm).
 		WithTry("the same command with the UUID")
-}
-
-// List returns all protections, by name. What could be asked is returned also when others could not.
-func (c *Client) List(ctx context.Context) ([]contract.DescribeOut, error) { return c.list(ctx, "") }
-
-// list asks all protections, or those that may be of one VM.
-func (c *Client) list(ctx context.Context, vm string) ([]contract.DescribeOut, error) {
-	runs, err := c.running(ctx, contract.ProtectVMName)
-	if err != nil {
-		return nil, err
-	}
-	var ids []string
-	for _, r := range runs {
-		var name string
-		known := decode(r.GetMemo().GetFields()[memoVM], &name) == nil && name != ""
-		if vm == "" || !known || name == vm {
-			ids = append(ids, r.GetExecution().GetWorkflowId())
-		}
-	}
-	out, err := askAll(ctx, c, contract.QueryDescribe, ids)
-	kept := out[:0]
-	for _, d := range out {
-		if vm == "" || d.Spec.VM.Name == vm {
-			kept = append(kept, d)
-		}
-	}
-	sort.Slice(kept, func(i, j int) bool {
-		a, b := kept[i].Spec.VM, kept[j].Spec.VM
-		return a.Name < b.Name || a.Name == b.Name && a.UUID < b.UUID
-	})
-	return kept, err
-}
-
-// running lists the open runs of a workflow type, one per workflow id.
-func (c *Client) running(ctx context.Context, workflowType string) ([]*workflowpb.WorkflowExecutionInfo, error) {
-	listCtx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	var all []*workflowpb.WorkflowExecutionInfo
-	seen := map[string]bool{}
-	req := &workflowservice.ListWorkflowExecutionsRequest{
-		PageSize: 500, Query: fmt.Sprintf("WorkflowType = '%s' AND ExecutionStatus = 'Running'", workflowType),
-	}
-	for {
-		page, err := c.t.ListWorkflow(listCtx, req)
-		if err != nil {
-			return nil, c.failure(ctx, err, subject{gone: "there is no such list"})
-		}
-		for _, r := range page.GetExecutions() {
-			if id := r.GetExecution().GetWorkflowId(); !seen[id] {
-				seen[id] = true
-				all = append(all, r)
-			}
-		}
-		if req.NextPageToken = page.GetNextPageToken(); len(req.NextPageToken) == 0 {
-			return all, nil
-		}
-	}
-}
-
-// askAll queries many workflows; one that ended meanwhile is left out, and the first other error comes with what was
-// answered.
-func askAll[Out any](ctx context.Context, c *Client, q contract.Query[Out], ids []string) ([]Out, error) {
-	answers, errs := make([]*Out, len(ids)), make([]error, len(ids))
-	var g errgroup.Group
-	g.SetLimit(parallel)
-	for i, id := range ids {
-		g.Go(func() error {
-			out, err := ask(ctx, c, q, id, subject{gone: "it has ended"})
-			if err == nil {
-				answers[i] = &out
-			} else if model.KindOf(err) != model.NotFound {
-				errs[i] = err
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // errors are kept per workflow
-	out := make([]Out, 0, len(ids))
-	for _, a := range answers {
-		if a != nil {
-			out = append(out, *a)
-		}
-	}
-	for _, err := range errs {
-		if err != nil {
-			return out, err
-		}
-	}
-	return out, nil
 }
 
 // Pause stops making points until Resume.

@@ -28,6 +28,7 @@ type protection struct {
 
 	setupErr error // preflight refused; await-ready answers with it
 	shown    shown // search attributes as last set
+	listing  listing
 
 	wake        bool                // something changed: the loop plans again
 	look        bool                // observe before the next decision
@@ -72,6 +73,7 @@ type protection struct {
 //	unprotect, from anywhere but FailingOver ──> retire ──> workflow completes
 func ProtectVM(ctx workflow.Context, in contract.ProtectIn) error {
 	p := open(ctx, in)
+	p.listing.on = workflow.GetVersion(ctx, changeListed, workflow.DefaultVersion, 1) == 1
 	if err := p.listen(ctx); err != nil {
 		return err
 	}

@@ -49,8 +49,9 @@ func (p *protection) refresh(ctx workflow.Context) {
 	}
 }
 
-// show sets the one-screen state of the Web UI. It costs no event.
+// show sets the one-screen state of the Web UI, which costs no event, and what a list shows.
 func (p *protection) show(ctx workflow.Context) {
+	p.enlist(ctx)
 	st := p.st
 	eff, window := calendar.Effective(st.Policy, workflow.Now(ctx))
 	var b strings.Builder

@@ -80,6 +80,7 @@ type world struct {
 	stall  func(contract.SnapshotIn) float64
 	cpu    func(contract.ReplicateIn) time.Duration
 	guards int // level of every host's guard; 0: there are no leases
+	memo   memo
 }
 
 // fault is what an activity answers instead of, or (lost) after, doing its work.
@@ -99,6 +100,7 @@ func newWorld(t *testing.T) *world {
 	w.env, w.began = env, env.Now()
 	Register(env)
 	w.serveOn(env)
+	w.keepMemo()
 	env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigAttach.Name, mock.Anything).Return(nil).Maybe()
 	env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigDetach.Name, mock.Anything).Return(nil).Maybe()
 	return w
@@ -458,6 +460,9 @@ func (w *world) at(d time.Duration, do func()) { w.env.RegisterDelayedCallback(d
 // protect runs a protection until the story ends it at the given moment.
 func (w *world) protect(in contract.ProtectIn, end time.Duration) {
 	w.env.SetStartWorkflowOptions(startOptions())
+	for i := range time.Duration(100) {
+		w.at(end*(i+1)/101, func() { w.state() }) // and holds the memo against it
+	}
 	w.at(end, w.env.CancelWorkflow)
 	w.env.ExecuteWorkflow(ProtectVM, in)
 	require.True(w.t, w.env.IsWorkflowCompleted())
@@ -469,6 +474,7 @@ func (w *world) state() contract.ProtectState {
 	require.NoError(w.t, err)
 	var out contract.DescribeOut
 	require.NoError(w.t, v.Get(&out))
+	w.honest(out.State)
 	return out.State
 }
 

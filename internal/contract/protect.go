@@ -188,6 +188,8 @@ type ProtectState struct {
 	Testing   *TestFailoverIn `json:"testing,omitempty"`
 	NextTest  int             `json:"next_test,omitempty"`
 	BootAfter *time.Time      `json:"boot_after,omitempty"`
+	// Told counts what was written to the memo, for whoever waits until a list shows it.
+	Told int64 `json:"told,omitempty"`
 }
 
 // FailoverTrigger is why a failover is wanted.

@@ -29,6 +29,7 @@ func roots() []any {
 		ExplainOut{}, WitnessIn{}, WitnessOut{}, MaterializeIn{}, MaterializeOut{}, StartIn{}, StartOut{}, ConfirmIn{}, ConfirmOut{},
 		PauseGuestIn{}, PauseGuestOut{}, UnpauseGuestIn{}, SeedIn{}, SeedOut{}, SwitchoverRequestIn{}, TestFailoverIn{}, TestResult{},
 		TestBootIn{}, TestBootOut{}, TestRequestIn{}, TestRequestOut{}, FailoverOrder{}, FailoverHeld{}, HostNews{}, ProbeIn{}, ProbeOut{}, FitIn{}, FitOut{},
+		Listed{}, Now{},
 	}
 }
 
