@@ -45,6 +45,11 @@ func protect(c *call) error {
 		if admission.Demand, err = demandOf(file, policy.RPO); err != nil {
 			return err
 		}
+		if strictest, window := policy.Strictest(); window != "" {
+			if admission.Strict, err = demandOf(file, strictest.RPO); err != nil {
+				return err
+			}
+		}
 	}
 	standby, primary := model.HostID(c.String("standby")), model.HostID(c.String("primary"))
 	if err := hostFlags(standby, primary, name); err != nil {

@@ -93,6 +93,7 @@ type admissionView struct {
 	Others   []string `json:"others,omitempty"`
 	Late     []string `json:"late,omitempty"`
 	Forced   bool     `json:"forced,omitempty"`
+	Window   string   `json:"window,omitempty"` // of the calendar, whose RPO was judged
 }
 
 type rpoView struct {

@@ -5,6 +5,8 @@ type AdmissionIn struct {
 	// Demand is what it sends when it is captured each half of its RPO, in bytes on the wire, from a recorded trace; with 0 the
 	// agent looks at the VM for a while.
 	Demand int64 `json:"demand,omitempty"`
+	// Strict is the same for the smallest RPO of its calendar; 0 when that is the policy's own.
+	Strict int64 `json:"strict,omitempty"`
 	Force  bool  `json:"force,omitempty"` // also when the link cannot carry it
 }
 
@@ -21,4 +23,5 @@ type Admission struct {
 	Others   []string `json:"others,omitempty"` // who uses the link, the most demanding first
 	Late     []string `json:"late,omitempty"`   // bronze VMs that will be late
 	Forced   bool     `json:"forced,omitempty"`
+	Window   string   `json:"window,omitempty"` // of the calendar: its RPO is the smallest, and was judged
 }

@@ -101,6 +101,20 @@ func (w Window) In(p Policy) Policy {
 	return p
 }
 
+// Strictest is p as it is in force when it asks for the smallest RPO, with the window that does; p itself when none does.
+func (p Policy) Strictest() (strictest Policy, window string) {
+	strictest = p
+	if p.Calendar != nil {
+		for _, w := range p.Calendar.Windows {
+			if in := w.In(p); in.RPO < strictest.RPO {
+				strictest, window = in, w.Name
+			}
+		}
+	}
+	strictest.Calendar = nil
+	return strictest, window
+}
+
 func (w Window) validate() error {
 	switch {
 	case len(w.Days) == 0:

@@ -73,24 +73,32 @@ func (s *shares) keep(t *share, a *account) {
 	s.book.keepClaim(t.in.VM.UUID, now)
 }
 
-// Admit implements activities.Shares. A VM of which no trace is given is looked at for half of its RPO, at most 15 s.
+// Admit implements activities.Shares: at the smallest RPO that the policy ever asks for. A VM of which no trace is given is
+// looked at for half of its RPO, at most 15 s.
 func (s *shares) Admit(ctx context.Context, vm model.VMRef, p model.Policy, in contract.AdmissionIn) (*contract.Admission, error) {
 	if s.budget <= 0 || s.book == nil {
 		return nil, nil
 	}
-	asked := allocate.Demand{ID: vm.Name, Tier: p.Tier, RPO: p.RPO, Half: in.Demand, Fixed: unseenFixed, Guard: tracedGuard, Cap: p.MaxBandwidth}
-	out := &contract.Admission{Budget: s.budget}
-	if asked.Half <= 0 {
+	strict, window := p.Strictest()
+	asked := allocate.Demand{
+		ID: vm.Name, Tier: strict.Tier, RPO: strict.RPO, Half: cmp.Or(in.Strict, in.Demand), Fixed: unseenFixed, Guard: tracedGuard, Cap: strict.MaxBandwidth,
+	}
+	out := &contract.Admission{Budget: s.budget, Demand: in.Demand, Window: window}
+	if in.Demand <= 0 {
 		bytes, took, err := s.book.written(ctx, vm, min(max(p.RPO/2, 2*time.Second), mostSampled))
 		if err != nil {
 			return nil, err
 		}
-		asked.Half, asked.Guard, asked.Sampled = halfOf(float64(bytes)/max(took.Seconds(), 0.1), p.RPO), coldGuard, true
-		out.Sampled = took.Seconds()
+		rate := float64(bytes) / max(took.Seconds(), 0.1)
+		asked.Half, asked.Guard, asked.Sampled = halfOf(rate, strict.RPO), coldGuard, true
+		out.Demand, out.Sampled = halfOf(rate, p.RPO), took.Seconds()
 	}
 	others := s.book.demands(vm.UUID)
 	a := allocate.Admit(s.budget, others, asked)
-	out.Verdict, out.Reason, out.Before, out.After, out.Promised, out.Demand, out.Late = string(a.Verdict), a.Reason, a.Before, a.Load, a.Promised, asked.Half, a.Late
+	out.Verdict, out.Reason, out.Before, out.After, out.Promised, out.Late = string(a.Verdict), a.Reason, a.Before, a.Load, a.Promised, a.Late
+	if window != "" {
+		out.Reason += fmt.Sprintf("; judged at the RPO of %s in the window %q", strict.RPO, window)
+	}
 	slices.SortFunc(others, func(x, y allocate.Demand) int {
 		return cmp.Or(-cmp.Compare(x.Load(s.budget), y.Load(s.budget)), cmp.Compare(x.ID, y.ID))
 	})

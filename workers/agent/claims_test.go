@@ -81,6 +81,36 @@ func TestAdmissionIsToldWithItsNumbers(t *testing.T) {
 	}
 }
 
+func TestAdmissionCountsTheStrictestWindowOfTheCalendar(t *testing.T) {
+	p := model.DefaultPolicy() // 30 s
+	p.Calendar = &model.Calendar{Windows: []model.Window{
+		{Name: "night", RPO: 5 * time.Minute}, {Name: "rush", RPO: 10 * time.Second, Tier: model.Gold}, {Name: "noon", RPO: 20 * time.Second},
+	}}
+	s, l := booked(10 * mega)
+	ask := func(p model.Policy, in contract.AdmissionIn) *contract.Admission {
+		a, err := s.Admit(context.Background(), db1, p, in)
+		require.NoError(t, err)
+		return a
+	}
+	a := ask(p, contract.AdmissionIn{Demand: 60 * mega, Strict: 30 * mega}) // hot blocks: a third of the time, but half of the bytes
+	require.Equal(t, "accept", a.Verdict)
+	require.InDelta(t, 0.6, a.After, 0.001)
+	require.Equal(t, "rush", a.Window)
+	require.Contains(t, a.Reason, `the RPO of 10s in the window "rush"`)
+	require.EqualValues(t, 60*mega, a.Demand, "the claim is that of the RPO outside of the window")
+	require.Equal(t, "refuse", ask(p, contract.AdmissionIn{Demand: 60 * mega}).Verdict, "what is not known for the window is no less than for the policy, at worst")
+
+	l.wrote = 30 * mega
+	a = ask(p, contract.AdmissionIn{})
+	require.InDelta(t, 0.12, a.After, 0.001, "a rate of writing is the same at each RPO")
+	require.Equal(t, a.Demand, halfOf(2*mega, p.RPO))
+
+	p.Calendar.Windows = p.Calendar.Windows[:1]
+	a = ask(p, contract.AdmissionIn{Demand: 60 * mega})
+	require.Equal(t, "accept", a.Verdict)
+	require.Empty(t, a.Window, "a longer RPO is no stricter")
+}
+
 func (s *shares) claimFor(demand int64, seq model.Seq) *account {
 	t := s.Join(activities.Transfer{VM: db1, Point: model.PointRef{Generation: 1, Seq: seq}, Tier: model.Silver, RPO: 30 * time.Second, Demand: demand, Look: mega, Disks: 1})
 	t.Leave(0)
