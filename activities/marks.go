@@ -9,11 +9,14 @@ import (
 
 	"understudy/internal/contract"
 	"understudy/internal/model"
+	"understudy/internal/restore"
 )
 
 // Marker lists what is left on this host.
 type Marker interface {
 	List(ctx context.Context) ([]model.Mark, error)
+	// EndOrphan ends a qemu-nbd of ours that outlived its agent.
+	EndOrphan(ctx context.Context, m model.Mark) error
 }
 
 // marks lists, and removes first what was asked for.
@@ -65,7 +68,13 @@ func (h *Host) remove(ctx context.Context, m model.Mark) error {
 			return left(h.Snapshot.Retire(ctx, m.VM))
 		}
 		return h.Restorer.Forget(m.VM)
-	case model.MarkNBD, model.MarkTest, model.MarkGuard, model.MarkReplica, model.MarkRescue:
+	case model.MarkTest:
+		return h.Restorer.TestClean(ctx, restore.Test{VM: m.VM, Number: int(m.Seq)}) //nolint:gosec // counts tests
+	case model.MarkNBD:
+		return h.Marker.EndOrphan(ctx, m)
+	case model.MarkGuard: // it would let the VM start here, and nobody is left who knows where else it runs
+		return model.Fail(model.Refused, nil, "only a person lets the VM start here again").WithHost(h.ID).WithTry("understudy guard forget " + m.VM.UUID + ", on this host")
+	case model.MarkReplica, model.MarkRescue:
 		return model.Fail(model.Refused, nil, "it is not removed by this command").WithHost(h.ID)
 	}
 	return os.ErrInvalid

@@ -4,13 +4,15 @@ package marks
 
 import (
 	"context"
-	"os"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
+	"understudy/internal/durable"
 	"understudy/internal/hypervisor"
 	"understudy/internal/model"
 )
@@ -29,6 +31,7 @@ type Lister struct {
 	RunDir   string
 	GuardDir string // records of the guard; empty leaves them out
 	Proc     string // "" is /proc
+	Agent    int    // process whose qemu-nbd are no orphans; 0 is this one
 }
 
 // List gives all marks, by kind and name. Host state that cannot be read is an error: a list with holes says nothing.
@@ -72,8 +75,8 @@ func (c *collector) add(kind model.MarkKind, uuid, name string) *model.Mark {
 
 func (c *collector) domain(ctx context.Context, d hypervisor.Domain) error {
 	uuid := d.VM.UUID
-	if c.isTest(d) {
-		c.add(model.MarkTest, uuid, d.VM.Name)
+	if of, number := c.testOf(d); of != "" {
+		c.add(model.MarkTest, of, d.VM.Name).Seq = number
 		return nil
 	}
 	list, err := c.lister.HV.Checkpoints(ctx, uuid)
@@ -111,14 +114,20 @@ func gone(err error) error {
 	return err
 }
 
-// isTest: a test's copy runs from overlays of its own.
-func (c *collector) isTest(d hypervisor.Domain) bool {
+// testOf is the VM that a domain is a test's copy of, and the test's number: a copy runs from overlays of its own.
+func (c *collector) testOf(d hypervisor.Domain) (uuid string, number model.Seq) {
 	for _, disk := range d.Disks {
-		if strings.HasPrefix(disk.Path, c.lister.StateDir+"/") && strings.Contains(disk.Path, "/active/test-") {
-			return true
+		rest, ok := strings.CutPrefix(disk.Path, filepath.Join(c.lister.StateDir, "replicas")+"/")
+		if m := testDisk.FindStringSubmatch(rest); ok && m != nil {
+			return m[1], seq(m[2])
 		}
 	}
-	return false
+	return "", 0
+}
+
+func seq(digits string) model.Seq {
+	n, _ := strconv.ParseUint(digits, 10, 64)
+	return model.Seq(n)
 }
 
 func socketName(uuid string) string { return model.MarkPrefix + uuid + ".sock" }
@@ -127,6 +136,7 @@ var (
 	refName  = regexp.MustCompile(`^g[0-9]{1,19}-s[0-9]{1,19}$`)
 	ownSet   = regexp.MustCompile(`^g([0-9]{1,19})$`)
 	testFile = regexp.MustCompile(`^([0-9a-f-]{36})-([0-9]+)\.json$`)
+	testDisk = regexp.MustCompile(`^([0-9a-f-]{36})/active/test-([0-9]{1,18})/`)
 )
 
 func (c *collector) files() {
@@ -164,7 +174,7 @@ func (c *collector) files() {
 	}
 	c.each(filepath.Join(state, "tests", "*.json"), func(path string) {
 		if m := testFile.FindStringSubmatch(filepath.Base(path)); m != nil {
-			c.add(model.MarkTest, m[1], path)
+			c.add(model.MarkTest, m[1], path).Seq = seq(m[2])
 		}
 	})
 	c.each(filepath.Join(run, model.MarkPrefix+"*.sock"), func(path string) {
@@ -172,7 +182,26 @@ func (c *collector) files() {
 		c.add(model.MarkSocket, uuid, path)
 	})
 	if c.lister.GuardDir != "" {
-		c.perVM(c.lister.GuardDir, model.MarkGuard)
+		c.guarded(filepath.Join(state, "guard", "protected.json"))
+	}
+}
+
+// guarded are the VMs that the guard lets start only on its word: those with a record of this boot, and those of its durable list.
+func (c *collector) guarded(list string) {
+	c.perVM(c.lister.GuardDir, model.MarkGuard)
+	var protected struct {
+		UUIDs []string `json:"uuids"`
+	}
+	if err := durable.ReadJSON(list, &protected); err != nil {
+		if !errors.Is(err, fs.ErrNotExist) && c.err == nil {
+			c.err = model.Fail(model.Internal, err, "reading %s", list)
+		}
+		return
+	}
+	for _, uuid := range protected.UUIDs {
+		if !slices.ContainsFunc(c.found, func(m model.Mark) bool { return m.Kind == model.MarkGuard && m.VM.UUID == uuid }) {
+			c.add(model.MarkGuard, uuid, list)
+		}
 	}
 }
 
@@ -194,48 +223,12 @@ func (c *collector) each(pattern string, do func(path string)) {
 	}
 }
 
-// processes finds each qemu-nbd that serves on a socket of ours. One that is no child of this process has outlived the agent
-// that started it.
+// processes finds each qemu-nbd that serves on a socket of ours.
 func (c *collector) processes() {
-	proc := c.lister.Proc
-	if proc == "" {
-		proc = "/proc"
-	}
-	c.each(filepath.Join(proc, "[0-9]*", "cmdline"), func(path string) {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return // it ended
-		}
-		args := strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
-		if filepath.Base(args[0]) != "qemu-nbd" {
-			return
-		}
-		socket := ""
-		for i, a := range args {
-			if v, ok := strings.CutPrefix(a, "--socket="); ok {
-				socket = v
-			} else if (a == "--socket" || a == "-k") && i+1 < len(args) {
-				socket = args[i+1]
-			}
-		}
-		if !strings.HasPrefix(socket, c.lister.RunDir+"/") {
-			return
-		}
+	c.each(filepath.Join(c.lister.proc(), "[0-9]*", "cmdline"), func(path string) {
 		pid := filepath.Base(filepath.Dir(path))
-		c.add(model.MarkNBD, "", "process "+pid+" on "+socket).Orphan = parentOf(proc, pid) != os.Getpid()
+		if socket := c.lister.serving(pid); socket != "" {
+			c.add(model.MarkNBD, "", nbdName(pid, socket)).Orphan = c.lister.orphan(pid)
+		}
 	})
-}
-
-func parentOf(proc, pid string) int {
-	b, err := os.ReadFile(filepath.Join(proc, pid, "stat"))
-	if err != nil {
-		return os.Getpid() // it ended: no orphan
-	}
-	_, rest, ok := strings.Cut(string(b), ") ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 2 {
-		return 0
-	}
-	n, _ := strconv.Atoi(fields[1])
-	return n
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -46,6 +47,8 @@ func TestAllThatIsLeftIsFoundByItsName(t *testing.T) {
 	put(state, "demoted", uuid+".json")
 	put(run, "understudy-"+uuid+".sock")
 	put(run, "guard", uuid+".json")
+	const other = "33333333-2222-3333-4444-555555555555"
+	require.NoError(t, os.WriteFile(put(state, "guard", "protected.json"), []byte(`{"uuids":["`+uuid+`","`+other+`"]}`), 0o600))
 	process := func(pid, parent int, cmd string) {
 		put(proc, fmt.Sprint(pid), "cmdline")
 		require.NoError(t, os.WriteFile(filepath.Join(proc, fmt.Sprint(pid), "cmdline"), []byte(cmd), 0o600))
@@ -80,12 +83,49 @@ func TestAllThatIsLeftIsFoundByItsName(t *testing.T) {
 			require.Equal(t, m.Generation == 0, m.Used, "the test's domain has its disks there")
 		case m.Kind == model.MarkJob:
 			require.False(t, m.Foreign, "an agent with another run folder began it")
+		case m.Kind == model.MarkTest:
+			require.Equal(t, uuid, m.VM.UUID, "of the VM, not of its copy")
+			require.EqualValues(t, 1, m.Seq)
+		case m.Kind == model.MarkGuard && m.VM.UUID != uuid:
+			require.Equal(t, other, m.VM.UUID, "its host was off when the protection ended: there is no record of this boot")
 		case m.Kind == model.MarkNBD:
 			require.Equal(t, m.Name == "process 11 on "+run+"/nbd/2", m.Orphan)
 		}
 	}
 	require.Equal(t, map[model.MarkKind]int{
 		model.MarkCheckpoint: 2, model.MarkJob: 1, model.MarkRecord: 1, model.MarkScratch: 1, model.MarkReplica: 1, model.MarkStaging: 1,
-		model.MarkOverlay: 2, model.MarkFloor: 1, model.MarkRescue: 1, model.MarkSocket: 1, model.MarkGuard: 1, model.MarkNBD: 2, model.MarkTest: 1,
+		model.MarkOverlay: 2, model.MarkFloor: 1, model.MarkRescue: 1, model.MarkSocket: 1, model.MarkGuard: 2, model.MarkNBD: 2, model.MarkTest: 1,
 	}, count)
+}
+
+// A qemu-nbd that outlived its agent is ended, and nothing else: not one of a living agent, not a process that got its number, not
+// one whose socket lies elsewhere.
+func TestOnlyAnOrphanOfOursIsEnded(t *testing.T) {
+	run := t.TempDir()
+	socket := filepath.Join(run, "nbd", "1")
+	serve := func(socket string) *exec.Cmd {
+		c := &exec.Cmd{Path: "/bin/sh", Args: []string{"qemu-nbd", "-c", "read x", "--socket=" + socket}}
+		in, err := c.StdinPipe()
+		require.NoError(t, err)
+		require.NoError(t, c.Start())
+		t.Cleanup(func() { _ = in.Close() })
+		return c
+	}
+	require.NoError(t, os.MkdirAll(filepath.Dir(socket), 0o700))
+	require.NoError(t, os.WriteFile(socket, nil, 0o600))
+	orphan, foreign := serve(socket), serve("/somewhere/else")
+	mark := func(c *exec.Cmd, socket string) model.Mark {
+		return model.Mark{Kind: model.MarkNBD, Name: nbdName(fmt.Sprint(c.Process.Pid), socket), Orphan: true}
+	}
+	living, dead := Lister{RunDir: run}, Lister{RunDir: run, Agent: 1}
+	require.Equal(t, model.Refused, model.KindOf(living.EndOrphan(t.Context(), mark(orphan, socket))), "its agent lives")
+	require.Equal(t, model.Refused, model.KindOf(dead.EndOrphan(t.Context(), mark(orphan, socket+"2"))), "another process")
+	require.Equal(t, model.Refused, model.KindOf(dead.EndOrphan(t.Context(), mark(foreign, "/somewhere/else"))), "not ours")
+	require.Equal(t, model.InvalidArgument, model.KindOf(dead.EndOrphan(t.Context(), model.Mark{Kind: model.MarkNBD, Name: "process 1 on " + socket})))
+	require.NoError(t, dead.EndOrphan(t.Context(), mark(orphan, socket)))
+	require.Error(t, orphan.Wait(), "by a signal")
+	require.NoFileExists(t, socket)
+	require.NoError(t, dead.EndOrphan(t.Context(), mark(orphan, socket)), "it is gone")
+	require.NoError(t, foreign.Process.Kill())
+	require.Error(t, foreign.Wait())
 }

@@ -35,6 +35,33 @@ func TestAnUnprotectInTheMiddleOfACaptureLeavesNothing(t *testing.T) {
 	}
 }
 
+// A protection ends while a host is off. Its guard does not know that, and refuses the VM: marks says so, and what a person does.
+func TestAHostThatWasOffWhenTheProtectionEndedSaysWhatItRefuses(t *testing.T) {
+	long(t)
+	s := begin(t, "absent", 8*time.Minute, "--workload", "idle", "--disk", "128M")
+	s.protect("--rpo", "30s", "--failover", "manual")
+	s.leased(time.Minute)
+	uuid := trim(s.exec(hostA, "virsh domuuid "+s.name))
+	s.run("crash", hostA)
+	s.cli("unprotect", "--yes", "--purge", s.name)
+	s.run("boot", hostA)
+	require.NoError(t, s.lab.WaitHosts(s.ctx, 2))
+	_, err := s.lab.Exec(s.ctx, hostA, "virsh", "start", s.name)
+	require.Error(t, err, "nobody told the guard")
+
+	forget := "understudy guard forget " + uuid
+	shown, err := s.lab.CLI(s.ctx, "marks", hostA)
+	require.Equal(t, 3, exitCode(err))
+	require.Contains(t, shown, forget)
+	shown, err = s.lab.CLI(s.ctx, "marks", "--clean", "--yes", hostA)
+	require.Equal(t, 3, exitCode(err), "the guard's word is a person's to give")
+	require.Contains(t, shown, " 1 leftovers")
+	require.Contains(t, shown, forget)
+	s.exec(hostA, s.lab.Binary("understudy")+" guard forget "+uuid)
+	require.Contains(t, s.cli("marks", hostA), " 0 leftovers")
+	s.exec(hostA, "virsh start "+s.name)
+}
+
 // A fence agent of the file cuts a dead host off, the host comes back, the protection ends: and nothing is left anywhere that
 // nobody needs.
 func TestAFenceAgentCutsAHostOffAndNothingIsLeftBehind(t *testing.T) {

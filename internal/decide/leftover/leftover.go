@@ -48,6 +48,8 @@ func Judge(m model.Mark, host model.HostID, k *Known) (Verdict, string) {
 			return OK, "points that were kept when the protection ended"
 		case m.Kind == model.MarkOverlay && !isTest(m):
 			return OK, "disks that a VM ran from: only a person may remove them"
+		case m.Kind == model.MarkGuard:
+			return Leftover, "no protection knows this VM, and it does not start there before: understudy guard forget " + m.VM.UUID
 		}
 		return Leftover, "no protection knows this VM"
 	case k.Busy:

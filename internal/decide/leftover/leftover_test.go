@@ -60,6 +60,9 @@ func TestEachMarkIsExpectedOrALeftover(t *testing.T) {
 	require.Equal(t, OK, got, "the VM goes on running from it without a protection")
 	got, _ = Judge(named(model.MarkOverlay, "/s/replicas/x/active/test-2", 0), "host-a", nil)
 	require.Equal(t, Leftover, got)
+	got, said := Judge(mark(model.MarkGuard, 0), "host-a", nil)
+	require.Equal(t, Leftover, got)
+	require.Contains(t, said, "understudy guard forget "+vm.UUID)
 	got, _ = Judge(mark(model.MarkReplica, 0), "host-a", nil)
 	require.Equal(t, OK, got, "unprotect without --purge")
 }
