@@ -92,9 +92,9 @@ func TestAdmissionCountsTheStrictestWindowOfTheCalendar(t *testing.T) {
 		require.NoError(t, err)
 		return a
 	}
-	a := ask(p, contract.AdmissionIn{Demand: 60 * mega, Strict: 30 * mega}) // hot blocks: a third of the time, but half of the bytes
+	a := ask(p, contract.AdmissionIn{Demand: 60 * mega, Strict: 25 * mega}) // hot blocks: a third of the time, but 42 % of the bytes
 	require.Equal(t, "accept", a.Verdict)
-	require.InDelta(t, 0.6, a.After, 0.001)
+	require.InDelta(t, 0.5, a.After, 0.001)
 	require.Equal(t, "rush", a.Window)
 	require.Contains(t, a.Reason, `the RPO of 10s in the window "rush"`)
 	require.EqualValues(t, 60*mega, a.Demand, "the claim is that of the RPO outside of the window")
