@@ -26,6 +26,8 @@ func fromEnvironment(c *cli.Command) {
 			f.EnvVars = append(f.EnvVars, name)
 		case *cli.DurationFlag:
 			f.EnvVars = append(f.EnvVars, name)
+		case *cli.GenericFlag:
+			f.EnvVars = append(f.EnvVars, name)
 		}
 	}
 }

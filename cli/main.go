@@ -134,7 +134,7 @@ EXAMPLE
 		OnUsageError:   usage,
 		Commands: append([]*cli.Command{
 			e.protectCommand(), e.unprotectCommand(), e.statusCommand(), e.pointsCommand(), e.syncCommand(), e.pauseCommand(),
-			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.commitCommand(), e.rollbackCommand(), e.switchoverCommand(), e.failbackCommand(), e.testFailoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.marksCommand(), e.planCommand(), e.doctorCommand(), e.caCommand(), e.joinCommand(), e.recoverCommand(), e.completionCommand(), e.versionCommand(),
+			e.resumeCommand(), e.setPolicyCommand(), e.failoverCommand(), e.commitCommand(), e.rollbackCommand(), e.switchoverCommand(), e.failbackCommand(), e.testFailoverCommand(), e.explainCommand(), e.policyCommand(), e.simulateCommand(), e.hostsCommand(), e.marksCommand(), e.planCommand(), e.doctorCommand(), e.notifyCommand(), e.caCommand(), e.joinCommand(), e.recoverCommand(), e.completionCommand(), e.versionCommand(),
 		}, processes...),
 	}
 	for _, c := range processes {

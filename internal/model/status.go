@@ -123,6 +123,16 @@ type HostFacts struct {
 	CertificateEnd *time.Time `json:"certificate_end,omitempty"`
 	Terms          LeaseTerms `json:"terms"`
 	Guard          GuardState `json:"guard"`
+	// Notify is there when the agent tells people of its own alarms; the server leaves those to it.
+	Notify *NotifyFacts `json:"notify,omitempty"`
+}
+
+// NotifyFacts is what became of an agent's messages to people.
+type NotifyFacts struct {
+	Receivers int   `json:"receivers"`
+	Delivered int64 `json:"delivered"`
+	Failed    int64 `json:"failed"` // attempts
+	Dropped   int64 `json:"dropped"`
 }
 
 // DomainFacts is what an agent says of one domain.

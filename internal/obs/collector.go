@@ -29,6 +29,8 @@ type Collector struct {
 	now    func() time.Time
 	// CertificateEnd tells when the server's certificate ends; nil without TLS.
 	CertificateEnd func() time.Time
+	// Notify tells what became of the server's own messages; nil without receivers.
+	Notify func() *model.NotifyFacts
 
 	mu   sync.Mutex
 	at   time.Time
@@ -45,6 +47,11 @@ func (c *Collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector. What was known last stays when nobody answers: its ages grow.
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+	Write(ch, c.State(), c.now())
+}
+
+// State is what is known now; it asks when the last answer is not fresh.
+func (c *Collector) State() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.at.IsZero() || c.now().Sub(c.at) > freshFor {
@@ -54,7 +61,10 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	if c.CertificateEnd != nil {
 		c.last.CertificateEnd = c.CertificateEnd()
 	}
-	Write(ch, c.last, c.now())
+	if c.Notify != nil {
+		c.last.Notify = c.Notify()
+	}
+	return c.last
 }
 
 func (c *Collector) ask() {
@@ -65,8 +75,8 @@ func (c *Collector) ask() {
 	var hosts []contract.HostWatchState
 	g.Go(func() (err error) { protections, err = c.source.List(ctx); return err })
 	g.Go(func() (err error) { hosts, err = c.source.Hosts(ctx); return err })
-	if g.Wait() != nil {
-		c.last.Up = false
+	if err := g.Wait(); err != nil {
+		c.last.Up, c.last.Why = false, err.Error()
 		return
 	}
 	c.last = State{Up: true, Protections: protections, Hosts: hosts, Version: c.last.Version, CertificateEnd: c.last.CertificateEnd}

@@ -21,10 +21,10 @@ var update = flag.Bool("update", false, "write the golden file anew")
 func everything() State {
 	ended := start.Add(8 * time.Second)
 	return State{
-		Up: true, Version: "1.0.0", CertificateEnd: ended,
+		Up: true, Version: "1.0.0", CertificateEnd: ended, Notify: &model.NotifyFacts{Receivers: 2, Delivered: 5, Dropped: 2},
 		Hosts: []contract.HostWatchState{{Facts: model.HostFacts{
 			Host: "host-a", AgentVersion: "0.9.0", StoreFree: 1 << 30, StoreTotal: 4 << 30, Terms: model.DefaultTerms(2), Late: []string{"db1"}, CertificateEnd: &ended,
-			Load: &model.HostLoad{CPU: 0.5, LinkUse: 0.25},
+			Load: &model.HostLoad{CPU: 0.5, LinkUse: 0.25}, Notify: &model.NotifyFacts{Receivers: 1, Delivered: 3, Failed: 1},
 		}, FalseAlarms: 1}},
 		Protections: []contract.DescribeOut{{Spec: contract.ProtectSpec{VM: model.VMRef{Name: "db1", UUID: "8a3c1d6e-0f5b-4c7a-9d2e-1b6f5a4c3d2e"}}, State: contract.ProtectState{
 			Policy: model.DefaultPolicy(), Phase: model.PhaseProtected, StandbyReady: true, Unreplicated: &start, Points: 7, Generation: 2,

@@ -13,12 +13,15 @@ import (
 
 // State is what the control plane answered last.
 type State struct {
-	Up          bool // both questions were answered in full
+	Up          bool   // both questions were answered in full
+	Why         string // not Up
 	Protections []contract.DescribeOut
 	Hosts       []contract.HostWatchState
 	Version     string // of this server
 	// CertificateEnd of this server; zero without TLS.
 	CertificateEnd time.Time
+	// Notify is what became of this server's messages to people; nil without receivers.
+	Notify *model.NotifyFacts
 }
 
 // sheet writes the metrics of one thing; all of them carry the same labels.
@@ -46,12 +49,24 @@ func Write(ch chan<- prometheus.Metric, s State, now time.Time) {
 	if !s.CertificateEnd.IsZero() {
 		sheet{ch: ch}.gauge("server_certificate_expiry_timestamp_seconds", "When the server's certificate ends.", float64(s.CertificateEnd.Unix()))
 	}
+	writeNotify(sheet{ch, []string{"process", "host"}, []string{"server", ""}}, s.Notify)
 	for _, h := range s.Hosts {
+		writeNotify(sheet{ch, []string{"process", "host"}, []string{"agent", string(h.Facts.Host)}}, h.Facts.Notify)
 		writeHost(sheet{ch, []string{"host"}, []string{string(h.Facts.Host)}}, h, s.Version)
 	}
 	for _, d := range s.Protections {
 		writeProtection(sheet{ch, []string{"vm", "uuid"}, []string{d.Spec.VM.Name, d.Spec.VM.UUID}}, d.State, now)
 	}
+}
+
+func writeNotify(s sheet, n *model.NotifyFacts) {
+	if n == nil {
+		return
+	}
+	const help = "Messages to people: delivered to a receiver, attempts that failed, and dropped because a newer one took their place or nobody took them for long."
+	s.with("result", "delivered").total("notifications_total", help, n.Delivered)
+	s.with("result", "failed").total("notifications_total", help, n.Failed)
+	s.with("result", "dropped").total("notifications_total", help, n.Dropped)
 }
 
 func writeHost(s sheet, h contract.HostWatchState, version string) {

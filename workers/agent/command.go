@@ -13,6 +13,7 @@ import (
 
 	"understudy/internal/model"
 	"understudy/internal/ui"
+	"understudy/workers"
 )
 
 // Options of `understudy agent`.
@@ -32,6 +33,7 @@ type Options struct {
 	LeaseTTL        time.Duration
 	LeaseRenew      time.Duration
 	LinkBudget      int64 // bytes/s that all transfers from this host use together; 0 unbounded
+	Notify          workers.NotifyOptions
 }
 
 // Command is `understudy agent`.
@@ -47,7 +49,7 @@ EXAMPLE
 
 EXIT STATUS
    0 ended by a signal, 1 failed, 20 Temporal unreachable, 64 usage`,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "host", EnvVars: []string{"UNDERSTUDY_HOST"}, Usage: "name of this host; stable, also over reinstalls (default: the host name)"},
 			&cli.StringFlag{Name: "temporal-address", EnvVars: []string{"UNDERSTUDY_TEMPORAL_ADDRESS"}, Value: "127.0.0.1:7233", Usage: "Temporal frontend, `HOST:PORT`"},
 			&cli.StringFlag{Name: "namespace", Value: "understudy", Usage: "Temporal namespace"},
@@ -63,7 +65,7 @@ EXIT STATUS
 			&cli.DurationFlag{Name: "lease-ttl", Value: model.LeaseTTL, Usage: "how long a grant lasts; a takeover by lease waits a little longer than this"},
 			&cli.DurationFlag{Name: "lease-renew", Value: model.LeaseRenew, Usage: "distance of two renewals; at most a quarter of --lease-ttl less two seconds"},
 			&cli.Int64Flag{Name: "store-reserve", Value: 256 << 20, Usage: "`BYTES` of the replicas' file system that stay free"},
-		},
+		}, workers.NotifyFlags()...),
 		Action: func(c *cli.Context) error {
 			opts := Options{
 				Host: model.HostID(c.String("host")), TemporalAddress: c.String("temporal-address"), Namespace: c.String("namespace"),
@@ -77,7 +79,7 @@ EXIT STATUS
 			if err := terms.Validate(); err != nil {
 				return err
 			}
-			opts.TLSDir = c.String("tls-dir")
+			opts.TLSDir, opts.Notify = c.String("tls-dir"), workers.NotifyFrom(c)
 			var err error
 			if opts.LinkBudget, err = parseRate(c.String("link-budget")); err != nil {
 				return err

@@ -154,7 +154,7 @@ func (w *watcher) happened(ev model.Event, seen bool) {
 			key = "panic/" + uuid // it is only said; the restart that follows must not take its place
 			break
 		}
-		e.down = true
+		e.down, e.why = true, ev.Detail
 		m.done = func() { w.delivered(uuid) }
 	case model.EventStarted, model.EventResumed, model.EventPaused:
 		e.down = false
@@ -166,7 +166,7 @@ func (w *watcher) happened(ev model.Event, seen bool) {
 		if e.down && w.out.holds(key) && !strings.HasPrefix(ev.Detail, "the watchdog") {
 			return // libvirt says "stopped" or "crashed" after "panicked" or "crashed", which still waits and says more
 		}
-		e.down = true
+		e.down, e.why = true, ev.Detail
 		// Until it is delivered the file says that the VM should run: an agent that dies now tells it again.
 		m.done = func() { w.delivered(uuid) }
 	}

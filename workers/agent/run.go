@@ -19,6 +19,7 @@ import (
 	"understudy/internal/link"
 	"understudy/internal/marks"
 	"understudy/internal/model"
+	"understudy/internal/notify"
 	"understudy/internal/recoverypoint"
 	"understudy/internal/restore"
 	"understudy/internal/snapshot"
@@ -45,6 +46,8 @@ type agent struct {
 	out   *outbox
 	host  *activities.Host
 	self  *self
+	desk  *notify.Desk // nil: nobody is told
+	heard controlled
 
 	restorer *restore.Restorer
 	guard    *guarded
@@ -78,6 +81,11 @@ func Run(ctx context.Context, opts Options, log *slog.Logger) error {
 	wg.Go(func() { a.holder.Run(ctx) }) // first of all, and beside everything: it needs neither libvirt nor Temporal
 	wg.Go(func() { a.watch.run(ctx) })
 	wg.Go(func() { a.share.run(ctx) })
+	if a.desk != nil {
+		wg.Go(func() { a.desk.Run(ctx) })
+		wg.Go(func() { a.alarms().run(ctx) })
+		wg.Go(func() { a.heard.run(ctx, a.tell.c.Load, time.Now) })
+	}
 	if a.tls != nil {
 		wg.Go(func() { a.tls.KeepFresh(ctx, a.tls.RenewAt, log) })
 	}
@@ -130,6 +138,9 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	if a.tls, err = workers.Secure(opts.TLSDir, trust.Identity{Role: trust.Host, Name: string(opts.Host)}, log); err != nil {
 		return nil, err
 	}
+	if a.desk, err = opts.Notify.Desk("agent", string(opts.Host), opts.StateDir, log); err != nil {
+		return nil, err
+	}
 	state, err := lease.OpenState(statesIn(opts), opts.Host)
 	if err != nil {
 		return nil, err
@@ -163,6 +174,7 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	a.self = newSelf(opts, advertised(opts, a.lis.Addr()), looking{a.hv}, a.store.Usage, links{a.tls}.Ping)
 	a.self.guard, a.self.grantor, a.self.tls = a.guard, state.ID(), a.tls
 	a.self.held, a.self.gate = a.holder.View, a.hv.RefusedByHook
+	a.self.notified = a.desk.Facts
 	source := snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs})
 	a.watch.dirty = source.Dirty
 	a.self.watch = a.watch

@@ -40,6 +40,7 @@ type self struct {
 	held     func() ([]lease.Held, error)
 	gate     func(ctx context.Context, domain string) (refused bool, err error) // tries it by libvirtd
 	grantor  string
+	notified func() *model.NotifyFacts // nil: nobody is told
 	ping     func(ctx context.Context, address string) (model.HostID, error)
 }
 
@@ -70,6 +71,9 @@ func (s *self) Facts(ctx context.Context) model.HostFacts {
 	f.GrantorID = s.grantor
 	if s.guard != nil {
 		f.Terms, f.Guard = s.guard.terms(), s.guard.last()
+	}
+	if s.notified != nil {
+		f.Notify = s.notified()
 	}
 	if s.tls != nil {
 		end := s.tls.NotAfter().UTC()

@@ -29,6 +29,7 @@ type entry struct {
 	budget budget
 	trend  trend
 	down   bool      // it is off; Runs follows when that was delivered
+	why    string    // it is off
 	fired  time.Time // its watchdog is about to end it
 	tell   string    // why a signal is due that the budget held back; empty for none
 	grown  grown

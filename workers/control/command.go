@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"understudy/workers"
 )
 
 // Options of `understudy server`.
@@ -32,6 +34,7 @@ type Options struct {
 	FenceCommand    []string
 	FenceConfig     string // file with the fence agents of each host
 	Webhook         WebhookOptions
+	Notify          workers.NotifyOptions
 }
 
 // Command is `understudy server`.
@@ -47,7 +50,7 @@ EXAMPLE
 
 EXIT STATUS
    0 ended by a signal, 1 failed, 20 Temporal unreachable, 64 usage`,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "temporal-address", EnvVars: []string{"UNDERSTUDY_TEMPORAL_ADDRESS"}, Usage: "use this Temporal cluster, `HOST:PORT`; empty runs the bundled one"},
 			&cli.StringFlag{Name: "namespace", Value: "understudy", Usage: "Temporal namespace"},
 			&cli.StringFlag{Name: "data-dir", Value: "/var/lib/understudy/server", Usage: "generation records and the bundled Temporal's file"},
@@ -72,7 +75,7 @@ EXIT STATUS
 			&cli.StringFlag{Name: "webhook-vm-label", Value: "understudy_vm", Usage: "label of an alert that names the VM; alerts without it are ignored"},
 			&cli.StringSliceFlag{Name: "webhook-match", Usage: "only alerts with the label `NAME=VALUE` count; given more than once, those with all of them"},
 			&cli.BoolFlag{Name: "webhook-dry-run", Usage: "log and answer what an alert would do, and do nothing"},
-		},
+		}, workers.NotifyFlags()...),
 		Action: func(c *cli.Context) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "server")
 			return Run(c.Context, Options{
@@ -89,6 +92,7 @@ EXIT STATUS
 					Match:  c.StringSlice("webhook-match"),
 					DryRun: c.Bool("webhook-dry-run"), TLS: c.Bool("webhook-tls"),
 				},
+				Notify: workers.NotifyFrom(c),
 			}, log)
 		},
 	}

@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.temporal.io/sdk/client"
 
 	"understudy/internal/model"
+	"understudy/internal/obs"
 	"understudy/workers"
 )
 
@@ -22,6 +24,19 @@ type health struct {
 	bundled atomic.Pointer[bundled]       // nil with a cluster of the operator's own
 	// certificate tells when the server's ends; nil without TLS.
 	certificate func() time.Time
+	notified    func() *model.NotifyFacts // nil without receivers
+
+	once sync.Once
+	seen *obs.Collector
+}
+
+// collector is shared by all that ask for the state of everything.
+func (h *health) collector() *obs.Collector {
+	h.once.Do(func() {
+		h.seen = obs.NewCollector(plane{&h.worker}, time.Now)
+		h.seen.CertificateEnd, h.seen.Notify = h.certificate, h.notified
+	})
+	return h.seen
 }
 
 // report is the body of /healthz.
@@ -85,7 +100,7 @@ func (h *health) listen(address string, log *slog.Logger) (stop func(), err erro
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", h)
-	mux.Handle("GET /metrics", metrics(plane{&h.worker}, h.certificate))
+	mux.Handle("GET /metrics", metrics(h.collector()))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan struct{})
 	go func() {

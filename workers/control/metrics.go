@@ -28,10 +28,9 @@ func (p plane) Hosts(ctx context.Context) ([]contract.HostWatchState, error) {
 	return c.Hosts(ctx)
 }
 
-// metrics of the control plane; certificate tells when the server's own ends, nil without TLS.
-func metrics(p plane, certificate func() time.Time) http.Handler {
-	r, c := prometheus.NewRegistry(), obs.NewCollector(p, time.Now)
-	c.CertificateEnd = certificate
+// metrics of the control plane.
+func metrics(c *obs.Collector) http.Handler {
+	r := prometheus.NewRegistry()
 	r.MustRegister(c)
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{Timeout: 8 * time.Second})
 }

@@ -11,7 +11,7 @@ import (
 func TestMetricsSayThatTheControlPlaneIsDown(t *testing.T) {
 	var h health
 	w := httptest.NewRecorder()
-	metrics(plane{&h.worker}, nil).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	metrics(h.collector()).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	require.Equal(t, http.StatusOK, w.Code)
 	require.Contains(t, w.Body.String(), "understudy_control_up 0\n")
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/client"
@@ -18,6 +19,7 @@ import (
 	"understudy/internal/fence"
 	"understudy/internal/lease"
 	"understudy/internal/model"
+	"understudy/internal/notify"
 	"understudy/internal/trust"
 	"understudy/workers"
 	"understudy/workflows"
@@ -65,6 +67,10 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if o.Webhook.TLS {
 		s.o.Webhook.Secure = s.tls
 	}
+	if s.desk, err = o.Notify.Desk("server", "", o.DataDir, log); err != nil {
+		return err
+	}
+	s.health.notified = s.desk.Facts
 	stopTrust, err := s.trust(ctx)
 	if err != nil {
 		return err
@@ -121,6 +127,7 @@ type server struct {
 	tls     *trust.Folder // nil: plain text
 	control *activities.Control
 	health  health
+	desk    *notify.Desk // nil: nobody is told
 }
 
 // run ends things in the reverse order of their start: the worker before the Temporal it talks to.
@@ -130,6 +137,7 @@ func (s *server) run(ctx context.Context) error {
 		return err
 	}
 	defer stopHealth()
+	defer s.tell(ctx)()
 	if s.o.Webhook.Listen != "" {
 		h, err := newWebhook(s.o.Webhook, plane{&s.health.worker}, s.o.DataDir, s.log)
 		if err != nil {
@@ -167,6 +175,20 @@ func (s *server) run(ctx context.Context) error {
 		case <-time.After(againAfter):
 		}
 	}
+}
+
+// tell lets people know of alarms until the returned function is called.
+func (s *server) tell(ctx context.Context) (stop func()) {
+	if s.desk == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.desk.Run(ctx) })
+	wg.Go(func() {
+		alarms{s.desk, s.health.collector(), s.o.DataDir, s.health.certificate, time.Now}.run(ctx)
+	})
+	return func() { cancel(); wg.Wait() }
 }
 
 // work connects, prepares the namespace and serves the control queue until ctx ends or the worker gives up.
