@@ -37,7 +37,7 @@ type libvirtd struct {
 
 type mark struct {
 	name  string
-	dirty map[string]map[int]bool // by target: blocks written since, until the next mark
+	dirty map[string]map[int]bool // by target: blocks written since, until the next mark of that target
 	lost  bool
 }
 
@@ -65,9 +65,19 @@ func (l *libvirtd) attach(target string, f model.DiskFormat) {
 
 func (l *libvirtd) write(target string, block, value int) {
 	l.content[target][block] = value
-	if n := len(l.marks); n > 0 && l.marks[n-1].dirty[target] != nil {
-		l.marks[n-1].dirty[target][block] = true
+	if dirty := bitmap(l.marks, target); dirty != nil {
+		dirty[block] = true
 	}
+}
+
+// bitmap is the newest of a target. A mark that leaves a target out changes nothing for it.
+func bitmap(marks []*mark, target string) map[int]bool {
+	for _, m := range slices.Backward(marks) {
+		if dirty := m.dirty[target]; dirty != nil {
+			return dirty
+		}
+	}
+	return nil
 }
 
 // crash is kill -9 of QEMU and a new start: libvirt lists the checkpoints, their bitmaps are gone.
@@ -140,7 +150,7 @@ func (l *libvirtd) DeleteCheckpoint(_ context.Context, _, name string) error {
 		}
 		if i > 0 { // libvirt merges the bitmaps into the parent's
 			for t, dirty := range l.marks[i].dirty {
-				if into := l.marks[i-1].dirty[t]; into != nil {
+				if into := bitmap(l.marks[:i], t); into != nil {
 					maps.Copy(into, dirty)
 				}
 			}
@@ -161,7 +171,7 @@ func (l *libvirtd) since(name string) (map[string]map[int]bool, error) {
 	for t := range l.marks[i].dirty {
 		out[t] = map[int]bool{}
 		for _, m := range l.marks[i:] {
-			if m.lost || m.dirty[t] == nil {
+			if dirty, in := m.dirty[t]; m.lost || in && dirty == nil {
 				return nil, model.Fail(model.CheckpointLost, nil, "bitmap of %s is in use", m.name)
 			}
 			maps.Copy(out[t], m.dirty[t])

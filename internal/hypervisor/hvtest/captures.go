@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"understudy/internal/blockio"
 	"understudy/internal/hypervisor"
 	"understudy/internal/model"
 )
@@ -182,6 +183,27 @@ func merge(t *testing.T, s *suite) {
 	require.Empty(t, list[0].Parent)
 	c = s.capture(vm, mark(4), since("vda", mark(3)))
 	require.Equal(t, dirtyAt(3*mib, cluster), s.dirty(s.open(c, "vda")))
+	s.end(vm)
+}
+
+func leftOut(t *testing.T, s *suite) {
+	vm := s.start(two, "")
+	s.capture(vm, mark(1), full("vda"), full("vdb"))
+	s.end(vm)
+	s.write(vm, "vdb", 0x01, 0, 4096)
+	s.capture(vm, mark(2), since("vda", mark(1)), raw("vdb"))
+	s.end(vm)
+	s.write(vm, "vda", 0x02, 0, 4096)
+	s.write(vm, "vdb", 0x03, mib, 4096)
+	require.NoError(t, s.HV.DeleteCheckpoint(s.ctx(), vm.UUID, mark(2)))
+	s.write(vm, "vdb", 0x04, 2*mib, 4096)
+	c := s.capture(vm, mark(3), since("vda", mark(1)), since("vdb", mark(1)))
+	require.Equal(t, dirtyAt(0, cluster), s.dirty(s.open(c, "vda")))
+	var written []blockio.Extent
+	for _, off := range []int64{0, mib, 2 * mib} {
+		written = append(written, dirtyAt(off, cluster)...)
+	}
+	require.Equal(t, written, s.dirty(s.open(c, "vdb")))
 	s.end(vm)
 }
 

@@ -64,6 +64,7 @@ func Run(t *testing.T, s Setup) {
 		{"ACaptureThatNobodyWaitsForAnyMoreLeavesNothing", abandonedCapture},
 		{"EndingACaptureTwiceIsFine", endTwice},
 		{"ADeletedCheckpointsChangesAreInItsParents", merge},
+		{"ADiskThatALaterCheckpointLeavesOutIsTrackedOn", leftOut},
 		{"BitmapsOutliveACleanStop", cleanStop},
 		{"AfterAKillOfQEMUBitmapsAreLostAndCanBeCleanedUp", killed},
 		{"ACheckpointOfAStoppedDomainIsDeletedWithItsBitmaps", deleteStopped},
