@@ -140,6 +140,7 @@ func (p *protection) run(ctx workflow.Context) error {
 		case !p.st.StandbyReady:
 			p.prepareStandby(ctx)
 		default:
+			p.attachAgain(ctx)
 			p.keep(ctx)
 			p.bind(ctx)
 			p.bootDue(ctx)

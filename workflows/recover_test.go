@@ -77,3 +77,17 @@ func TestARecoveredProtectionWaitsForAStandbyThatIsNotThere(t *testing.T) {
 	require.Equal(t, model.PhaseProtected, st.Phase)
 	require.Empty(t, st.Alerts)
 }
+
+// The database is new: the protection is there before the agent of its primary has its watch started.
+func TestARecoveredProtectionIsWatchedAsSoonAsThereIsAWatch(t *testing.T) {
+	w := lost(t)
+	w.unwatched[hostA] = true
+	var early contract.ProtectState
+	w.at(30*time.Second, func() { early = w.state(); w.unwatched[hostA] = false })
+	st := w.recovered(2 * time.Minute)
+	require.Equal(t, []string{unwatchedAlert(hostA)}, alertNames(early))
+	require.Equal(t, model.PhaseProtected, early.Phase, "points are made meanwhile")
+	require.Empty(t, st.Alerts)
+	require.Greater(t, w.attaching[hostA], 1)
+	require.Equal(t, 1, w.attaching[hostB], "the other one knows already")
+}

@@ -105,15 +105,29 @@ func (p *protection) sealBoth(ctx workflow.Context) error {
 func (p *protection) id() string { return contract.ProtectID(p.vm.UUID) }
 
 // attach makes both hosts' watches tell us when they fall silent. A watch that does not exist yet is started by its agent
-// and then knows nothing of us: the alert says so, and every later standby check attaches again.
+// and then knows nothing of us: the alert says so, and it is attached to later.
 func (p *protection) attach(ctx workflow.Context) {
+	p.attachTo(ctx, p.st.Primary)
+	p.attachTo(ctx, p.st.Standby)
+}
+
+func (p *protection) attachTo(ctx workflow.Context, h model.HostID) {
+	if err := contract.SigAttach.SendExternal(ctx, contract.HostWatchID(h), contract.AttachIn{VMUUID: p.vm.UUID}).Get(ctx, nil); err != nil {
+		p.alert(ctx, unwatchedAlert(h), "nobody watches whether "+string(h)+" lives: "+sentence(err), "understudy hosts")
+		return
+	}
+	p.clear(unwatchedAlert(h))
+}
+
+// attachMissing: runs that began before it do not try again.
+const attachMissing = "attach-missing-20261125"
+
+// attachAgain tries what attach could not do: a protection may be recovered before the agent of a host has its watch started.
+func (p *protection) attachAgain(ctx workflow.Context) {
 	for _, h := range []model.HostID{p.st.Primary, p.st.Standby} {
-		err := contract.SigAttach.SendExternal(ctx, contract.HostWatchID(h), contract.AttachIn{VMUUID: p.vm.UUID}).Get(ctx, nil)
-		if err != nil {
-			p.alert(ctx, unwatchedAlert(h), "nobody watches whether "+string(h)+" lives: "+sentence(err), "understudy hosts")
-			continue
+		if p.alertAt(unwatchedAlert(h)) >= 0 && workflow.GetVersion(ctx, attachMissing, workflow.DefaultVersion, 1) >= 1 {
+			p.attachTo(ctx, h)
 		}
-		p.clear(unwatchedAlert(h))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
@@ -80,7 +81,10 @@ type world struct {
 	stall  func(contract.SnapshotIn) float64
 	cpu    func(contract.ReplicateIn) time.Duration
 	guards int // level of every host's guard; 0: there are no leases
-	memo   memo
+	// unwatched hosts have no watch yet; attaching counts per host.
+	unwatched map[model.HostID]bool
+	attaching map[model.HostID]int
+	memo      memo
 }
 
 // fault is what an activity answers instead of, or (lost) after, doing its work.
@@ -101,9 +105,23 @@ func newWorld(t *testing.T) *world {
 	Register(env)
 	w.serveOn(env)
 	w.keepMemo()
-	env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigAttach.Name, mock.Anything).Return(nil).Maybe()
+	env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigAttach.Name, mock.Anything).Return(w.attached).Maybe()
 	env.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, contract.SigDetach.Name, mock.Anything).Return(nil).Maybe()
 	return w
+}
+
+// attached answers who asks a host's watch to tell him.
+func (w *world) attached(_, watch, _, _ string, _ any) error {
+	for h := range w.hosts {
+		if contract.HostWatchID(h) != watch {
+			continue
+		}
+		w.attaching[h]++
+		if w.unwatched[h] {
+			return &serviceerror.NotFound{Message: "workflow execution not found"}
+		}
+	}
+	return nil
 }
 
 func bareWorld(t *testing.T, now func() time.Time) *world {
@@ -114,6 +132,7 @@ func bareWorld(t *testing.T, now func() time.Time) *world {
 		t: t, now: now, records: records, fence: true,
 		hosts:  map[model.HostID]*fakeHost{hostA: {id: hostA, running: true}, hostB: {id: hostB}},
 		faults: map[string][]fault{}, hooks: map[string]func(context.Context){},
+		unwatched: map[model.HostID]bool{}, attaching: map[model.HostID]int{},
 	}
 }
 

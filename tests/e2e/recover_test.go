@@ -40,6 +40,9 @@ func TestTheLossOfTemporalsDatabaseIsRecoveredFromTheRecords(t *testing.T) {
 	require.Equal(t, 20.0, p.RPO.Target)
 	require.Equal(t, "resync", s.newestOf("resync").Disks[0].Mode)
 	require.Contains(t, s.cli("recover"), "runs", "asked again it leaves alone what runs")
+	s.until(time.Minute, "both hosts watched again", func(p labkit.Protection) bool {
+		return !p.Raised("Unwatched/"+hostA) && !p.Raised("Unwatched/"+hostB)
+	})
 	s.leased(2 * time.Minute)
 	ack, ok := s.watch.LastAck(hostA)
 	require.True(t, ok)
