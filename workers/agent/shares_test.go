@@ -167,7 +167,7 @@ func TestTransfersThatShareALinkStayWithinItsBudgetAndKeepTheirPromises(t *testi
 	b := <-bronze
 	rate := float64(f.sink.bytes.Load()) / time.Since(begun).Seconds()
 	require.Less(t, rate, 1.1*budget, "on the wire, with all that frames cost")
-	require.Greater(t, rate, 0.5*budget, "and not idle, also on a busy machine")
+	require.Greater(t, rate, 0.25*budget, "and not idle, also on a busy machine")
 	require.True(t, b.Limited)
 	require.NotEmpty(t, b.Reason)
 	require.Less(t, b.Rate, int64(budget))

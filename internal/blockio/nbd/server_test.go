@@ -302,7 +302,7 @@ func TestServerDies(t *testing.T) {
 // the late answers neither touch their buffers nor hurt the calls that follow.
 func TestCancelInFlight(t *testing.T) {
 	blockiotest.NoLeak(t)
-	socket, _ := blockiotest.Nbdkit(t, "--filter=delay", "pattern", "64M", "rdelay=300ms")
+	socket, _ := blockiotest.Nbdkit(t, "--filter=delay", "pattern", "64M", "rdelay=2s")
 	c := dial(t, socket, nbd.Options{})
 	ctx, cancel := context.WithCancel(context.Background())
 	const calls = 12
@@ -320,7 +320,7 @@ func TestCancelInFlight(t *testing.T) {
 	start := time.Now()
 	cancel()
 	wg.Wait()
-	require.Less(t, time.Since(start), 150*time.Millisecond)
+	require.Less(t, time.Since(start), 1500*time.Millisecond)
 	p := make([]byte, 8)
 	require.NoError(t, c.ReadAt(context.Background(), p, 8)) // its answer comes after theirs
 	require.Equal(t, []byte{0, 0, 0, 0, 0, 0, 0, 8}, p)
