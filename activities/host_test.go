@@ -149,9 +149,10 @@ func (f *fakeWatcher) Observe(context.Context, model.VMRef) (model.Observation, 
 	return model.Observation{}, nil
 }
 
-type fakeSelf struct{}
+type fakeSelf struct{ atRest string }
 
 func (fakeSelf) Facts(context.Context) model.HostFacts { return model.HostFacts{Host: "host-b"} }
+func (s fakeSelf) AtRest() string                      { return s.atRest }
 func (fakeSelf) Doctor(context.Context) []model.Check  { return nil }
 
 type hostFixture struct {

@@ -176,5 +176,6 @@ type Watched struct {
 // Self describes this host.
 type Self interface {
 	Facts(ctx context.Context) model.HostFacts
+	AtRest() string // of the facts
 	Doctor(ctx context.Context) []model.Check
 }

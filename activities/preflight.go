@@ -113,6 +113,9 @@ func allocated(d hypervisor.Domain, disks []model.Disk) int64 {
 }
 
 func (h *Host) preflightStandby(ctx context.Context, in contract.PreflightIn, out *contract.PreflightOut) error {
+	if err := in.Policy.RefuseAtRest(in.VM.Name, h.ID, h.Self.AtRest()); err != nil {
+		return err
+	}
 	if err := h.noClash(ctx, in.VM, out); err != nil {
 		return err
 	}

@@ -4,10 +4,14 @@ import (
 	"context"
 
 	"understudy/internal/contract"
+	"understudy/internal/model"
 )
 
 // fit looks whether a point can be started here. It is asked before a claim, so it asks for no generation.
 func (h *Host) fit(ctx context.Context, in contract.FitIn) (contract.FitOut, error) {
+	if err := (model.Policy{EncryptionAtRest: in.EncryptionAtRest}).RefuseAtRest(in.VM.Name, h.ID, h.Self.AtRest()); err != nil {
+		return contract.FitOut{}, toWire(err)
+	}
 	notes, err := h.Restorer.Fit(ctx, in.VM, in.Point, in.Networks)
 	return contract.FitOut{Notes: list(notes)}, toWire(err)
 }

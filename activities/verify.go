@@ -28,7 +28,7 @@ func (h *Host) verify(ctx context.Context, in contract.VerifyIn) (contract.Verif
 	// The point is committed and stays so whatever follows: retention is tried again after the next one.
 	h.dropFormerLives(ctx, in)
 	h.retain(ctx, in)
-	out := contract.VerifyOut{Point: point.PointRef, VerifiedAt: point.VerifiedAt, Points: 1, ProveTook: took}
+	out := contract.VerifyOut{Point: point.PointRef, VerifiedAt: point.VerifiedAt, Points: 1, ProveTook: took, AtRest: h.Self.AtRest()}
 	if points, err := h.Store.Points(ctx, in.VM); err == nil {
 		out.Points = len(points)
 	}

@@ -28,6 +28,7 @@ func policyFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "salvage", DefaultText: d.Salvage.String(), Usage: "read the last writes off a dead VM's disks for at most `TIME` before it moves; 0 does not try"},
 		&cli.DurationFlag{Name: "max-stall", DefaultText: "unbounded", Usage: "the guest may stand still for `TIME` in a capture; after a longer one its file systems are not frozen for a while; 0 for unbounded"},
 		&cli.StringFlag{Name: "cpu", DefaultText: "unbounded", Usage: "captures use about `SHARE` of one core, for example 25%, unless the RPO needs more; 0 for unbounded"},
+		&cli.StringFlag{Name: "encryption-at-rest", DefaultText: "optional", Usage: "required: only a standby whose state folder is on dm-crypt may hold replicas and take over; or optional"},
 		&cli.BoolFlag{Name: "freeze", Usage: "freeze the guest's file systems around a snapshot (needs its guest agent)"},
 		&cli.StringFlag{Name: "bandwidth", DefaultText: "unbounded", Usage: "at most `SIZE` a second on the link, for example 12MB or 10MiB; 0 for unbounded"},
 		&cli.StringFlag{Name: "compression", DefaultText: d.Compression, Usage: "auto, off, fast, default or best"},
@@ -74,6 +75,11 @@ func policyFrom(c *cli.Context, p model.Policy, now time.Time) (model.Policy, er
 			return p, model.Fail(model.InvalidArgument, nil, "cpu: %q is not a share of one core", c.String("cpu")).WithTry("--cpu 25%")
 		}
 		p.CPUShare = n / 100
+	}
+	if c.IsSet("encryption-at-rest") {
+		if p.EncryptionAtRest = c.String("encryption-at-rest"); p.EncryptionAtRest == "optional" {
+			p.EncryptionAtRest = ""
+		}
 	}
 	if c.IsSet("freeze") {
 		p.Freeze = c.Bool("freeze")

@@ -13,7 +13,7 @@ func (e *env) setPolicyCommand() *cli.Command {
 		name: "set-policy", usage: "change what a protection promises", args: "VM",
 		about:   `Only what is given changes, or all with --policy; it counts from the next decision on.`,
 		example: "understudy set-policy --rpo 10s --tier gold db1",
-		exits:   []int{exitNotFound, exitConflict},
+		exits:   []int{exitNotFound, exitConflict, exitUnsafe},
 		flags:   policyFlags(),
 		do:      setPolicy,
 	})

@@ -153,6 +153,7 @@ type policyView struct {
 	Isolation   model.Isolation    `json:"isolation,omitempty"`
 	GuardLevel  int                `json:"guard_level,omitempty"`
 	InPlace     int                `json:"recover_in_place,omitempty"`
+	AtRest      string             `json:"encryption_at_rest,omitempty"`
 }
 
 type inFlightView struct {
@@ -289,7 +290,7 @@ func policyOf(p model.Policy) policyView {
 		Version: p.Version, RPO: p.RPO.Seconds(), Tier: p.Tier, KeepLast: p.KeepLast, Failover: p.Failover, Freeze: p.Freeze,
 		Bandwidth: p.MaxBandwidth, Compression: p.Compression, Hourly: p.Hourly, Daily: p.Daily, Windows: windowsOf(p),
 		RTO: p.RTO.Seconds(), BootEvery: p.BootEvery.Seconds(), MaxStall: p.MaxStall.Seconds() * 1000, CPUShare: p.CPUShare, Salvage: p.Salvage.Seconds(),
-		Probes: p.Probes, Networks: p.Networks, Isolation: p.Isolation, GuardLevel: p.GuardLevel, InPlace: p.RecoverInPlace,
+		Probes: p.Probes, Networks: p.Networks, Isolation: p.Isolation, GuardLevel: p.GuardLevel, InPlace: p.RecoverInPlace, AtRest: p.EncryptionAtRest,
 	}
 }
 

@@ -73,6 +73,7 @@ func (p *protection) attempt(parent workflow.Context) error {
 	p.learnCycle(ctx, c, sent, proved, p.due)
 	p.learnRescue(c, sent)
 	p.st.Points = proved.Points
+	p.atRest(ctx, p.st.Standby, proved.AtRest)
 	p.commit(ctx, c.summary(sent, proved, p.st.InFlight.StartedAt, workflow.Now(ctx)))
 	p.settle(ctx)
 	return nil

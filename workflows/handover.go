@@ -42,6 +42,7 @@ func (p *protection) startFailover(ctx workflow.Context) {
 	in.Salvage = p.maySalvage(t)
 	in.GuardLevel, in.Force = st.Policy.GuardLevel, t.Force
 	in.Action, in.Networks, in.Probes = st.Policy.Isolation, st.Policy.Networks, st.Policy.Probes
+	in.EncryptionAtRest = st.Policy.EncryptionAtRest
 	in.ByPerson, in.Hold = t.Request, t.Hold
 	in.Silence = t.Silent && !t.Request && st.Off == ""
 	if t.Planned == nil {

@@ -137,6 +137,7 @@ func (p *protection) onRecovered(ctx workflow.Context, in contract.HostSignalIn)
 	}
 	if in.Facts != nil {
 		p.link(in.Host, *in.Facts)
+		p.atRest(ctx, in.Host, in.Facts.AtRest)
 	}
 	p.tell(ctx, in.Host, false)
 	p.heard(in.Host)

@@ -56,7 +56,7 @@ func (f *failover) askFit(ctx workflow.Context, point model.PointRef) contract.F
 		return x.out
 	}
 	f.overlap.fit = &expected{point, contract.Fit.Start(ctx, contract.HostQueue(f.in.To), "does it fit there?", contract.FitIn{
-		VM: f.in.VM, Point: point, Networks: f.in.Networks,
+		VM: f.in.VM, Point: point, Networks: f.in.Networks, EncryptionAtRest: f.in.EncryptionAtRest,
 	})}
 	return f.overlap.fit.out
 }

@@ -16,7 +16,10 @@ import (
 
 // serveProbes is what a failover asks of its target before the claim and after the start.
 func (w *world) serveProbes() {
-	serve(w, contract.Fit, func(*fakeHost, contract.FitIn) (contract.FitOut, error) {
+	serve(w, contract.Fit, func(h *fakeHost, in contract.FitIn) (contract.FitOut, error) {
+		if err := (model.Policy{EncryptionAtRest: in.EncryptionAtRest}).RefuseAtRest(in.VM.Name, h.id, h.atRest); err != nil {
+			return contract.FitOut{}, contract.RefuseFailure(err)
+		}
 		return contract.FitOut{Notes: []string{}}, nil
 	})
 	serve(w, contract.Probe, func(h *fakeHost, in contract.ProbeIn) (contract.ProbeOut, error) {

@@ -74,8 +74,14 @@ func (p *protection) validPolicy(in contract.SetPolicyIn) error {
 }
 
 func (p *protection) setPolicy(ctx workflow.Context, in contract.SetPolicyIn) (contract.DescribeOut, error) {
+	if err := p.mayKeep(ctx, in.Policy); err != nil {
+		return contract.DescribeOut{}, err
+	}
 	in.Policy.Version = p.st.Policy.Version + 1
 	p.st.Policy = in.Policy
+	if in.Policy.EncryptionAtRest == "" {
+		p.clear(contract.AlertNotEncrypted)
+	}
 	p.st.Violating = false
 	p.changed(ctx)
 	return p.describe(), nil

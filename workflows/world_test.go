@@ -44,7 +44,8 @@ type fakeHost struct {
 	points  []contract.PointView
 	paused  bool // the guest stands still
 	left    bool // a VM's disks were left here
-	test    int  // number of the test copy that runs; 0 for none
+	atRest  string
+	test    int // number of the test copy that runs; 0 for none
 }
 
 // world is two hosts, a control plane with real generation records, and a guest that writes. Every activity of the
@@ -327,12 +328,12 @@ func (w *world) serveStages() {
 		now := w.now()
 		for _, p := range h.points {
 			if p.PointRef == in.Point {
-				return contract.VerifyOut{Point: in.Point, VerifiedAt: p.VerifiedAt}, nil
+				return contract.VerifyOut{Point: in.Point, VerifiedAt: p.VerifiedAt, AtRest: h.atRest}, nil
 			}
 		}
 		w.built = append(w.built, in)
 		h.points = append(h.points, contract.PointView{PointRef: in.Point, TakenAt: in.TakenAt, VerifiedAt: now, Primary: in.Primary})
-		return contract.VerifyOut{Point: in.Point, VerifiedAt: now, Points: len(h.points)}, nil
+		return contract.VerifyOut{Point: in.Point, VerifiedAt: now, Points: len(h.points), AtRest: h.atRest}, nil
 	})
 	for _, a := range []contract.Activity[contract.PointIn, contract.SettleOut]{contract.Settle, contract.Abandon} {
 		serve(w, a, func(h *fakeHost, in contract.PointIn) (contract.SettleOut, error) {
@@ -457,7 +458,7 @@ func (w *world) serveHosts() {
 		return contract.None{}, h.admit(in.Fence)
 	})
 	serve(w, contract.Inspect, func(h *fakeHost, _ contract.InspectIn) (contract.InspectOut, error) {
-		return contract.InspectOut{Facts: model.HostFacts{Host: h.id}}, nil
+		return contract.InspectOut{Facts: model.HostFacts{Host: h.id, AtRest: h.atRest}}, nil
 	})
 }
 

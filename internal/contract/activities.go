@@ -136,6 +136,7 @@ type VerifyOut struct {
 	Points     int            `json:"points"` // in the store after it
 	StoreFree  int64          `json:"store_free"`
 	ProveTook  time.Duration  `json:"prove_took_ns,omitempty"` // of it, re-reading and comparing: what grows with the bytes
+	AtRest     string         `json:"at_rest,omitempty"`       // of the standby's facts
 }
 
 // SettleOut says what settling the primary left.

@@ -9,7 +9,8 @@ const (
 	AlertVMDown           = "VMDown"           // and the system may not fail over by itself
 	AlertVMPaused         = "VMPaused"
 	AlertIOError          = "IOError"
-	AlertGuest            = "GuestEvent" // a panic that libvirt answered by a restart, or a watchdog that fired
+	AlertGuest            = "GuestEvent"   // a panic that libvirt answered by a restart, or a watchdog that fired
+	AlertNotEncrypted     = "NotEncrypted" // the standby is not, and the policy requires it
 	AlertStandbyFull      = "StandbyFull"
 	AlertStandbyNotReady  = "StandbyNotReady"  // the returning host cannot take replicas yet
 	AlertFreezeFailed     = "FreezeFailed"     // points are crash-consistent although the policy asks for more

@@ -51,6 +51,8 @@ type FitIn struct {
 	VM       model.VMRef       `json:"vm"`
 	Point    model.PointRef    `json:"point"`
 	Networks map[string]string `json:"networks,omitempty"`
+	// EncryptionAtRest is the policy's.
+	EncryptionAtRest string `json:"encryption_at_rest,omitempty"`
 }
 
 // FitOut is what will be different there.

@@ -37,6 +37,8 @@ type FailoverIn struct {
 	Action   model.Isolation   `json:"action,omitempty"`
 	Networks map[string]string `json:"networks,omitempty"`
 	Probes   []model.Probe     `json:"probes,omitempty"`
+	// EncryptionAtRest is of the policy too: what the target's disks must be.
+	EncryptionAtRest string `json:"encryption_at_rest,omitempty"`
 	// ByPerson: it goes on when the old host is heard again; otherwise it is taken back then, because nothing is wrong.
 	ByPerson bool `json:"by_person,omitempty"`
 	// Silence is why it was begun: nothing but that the old host is not heard.

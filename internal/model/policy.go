@@ -73,6 +73,8 @@ type Policy struct {
 	// MaxStall bounds the guest's pause of a capture, CPUShare the part of a core that captures may use; 0 is unbounded.
 	MaxStall time.Duration `json:"max_stall_ns,omitempty"`
 	CPUShare float64       `json:"cpu_share,omitempty"`
+	// EncryptionAtRest is EncryptionRequired or empty.
+	EncryptionAtRest string `json:"encryption_at_rest,omitempty"`
 	// Calendar changes parts of this at certain hours; nil when there is none.
 	Calendar *Calendar `json:"calendar,omitempty"`
 }
@@ -128,6 +130,9 @@ func (p Policy) Validate() error {
 		return Fail(InvalidArgument, nil, "guard-level must be between 1 and 3, not %d", p.GuardLevel).WithTry("--isolation keep, to do without leases")
 	case p.Hourly > 0 && p.RPO > time.Hour:
 		return Fail(InvalidArgument, nil, "an RPO of %s does not make a point each hour to keep", p.RPO)
+	}
+	if p.EncryptionAtRest != "" && p.EncryptionAtRest != EncryptionRequired {
+		return Fail(InvalidArgument, nil, "encryption-at-rest must be required or optional, not %q", p.EncryptionAtRest).WithTry("--encryption-at-rest required")
 	}
 	if err := p.validateCalendar(); err != nil {
 		return err

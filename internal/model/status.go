@@ -125,6 +125,8 @@ type HostFacts struct {
 	Guard          GuardState `json:"guard"`
 	// Notify is there when the agent tells people of its own alarms; the server leaves those to it.
 	Notify *NotifyFacts `json:"notify,omitempty"`
+	// AtRest is AtRestEncrypted or AtRestPlain, of the disks below its state folder; empty when it cannot be told.
+	AtRest string `json:"at_rest,omitempty"`
 }
 
 // NotifyFacts is what became of an agent's messages to people.

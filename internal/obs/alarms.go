@@ -37,6 +37,7 @@ var told = map[string]struct {
 	contract.AlertVMPaused:         {"is paused", 30 * time.Second},
 	contract.AlertIOError:          {"has I/O errors on its disks", 0},
 	contract.AlertStandbyFull:      {"is not replicated: the standby's disk is full", 0},
+	contract.AlertNotEncrypted:     {"is replicated to disks that are not encrypted, against its policy", 0},
 	contract.AlertNeedsAttention:   {"is not replicated: a person is needed", 0},
 	contract.AlertStaleGeneration:  {"has a newer owner", 0},
 	contract.AlertFenceUnconfirmed: {"cannot fail over: nothing proves that its old copy is off", 0},

@@ -74,6 +74,12 @@ func top() []field {
 			}, set: setVerification},
 		{name: "compression", doc: "Of what is sent.", enum: []string{"auto", "off", "fast", "default", "best"},
 			set: func(d *decoder, n *yaml.Node) { d.p.Compression = n.Value }},
+		{name: "encryption-at-rest", doc: "required: only a standby whose state folder is on dm-crypt may hold replicas and take over.", enum: []string{model.EncryptionRequired, "optional"},
+			set: func(d *decoder, n *yaml.Node) {
+				if d.p.EncryptionAtRest = n.Value; n.Value != model.EncryptionRequired {
+					d.p.EncryptionAtRest = ""
+				}
+			}},
 		{name: "budgets", doc: "What the protection may use.", inner: []field{
 			{name: "bandwidth", doc: "At most so much a second on the link.", pattern: ratePattern, want: wantRate, set: setBandwidth},
 			{name: "cpu", doc: "About so much of one core for captures, by less compression and later starts; never at the price of the RPO.", pattern: cpuPattern, want: wantCPU, set: setCPU},

@@ -173,6 +173,7 @@ func TestRulesOfFailoversAreRead(t *testing.T) {
 	p, err := Parse("p.yaml", []byte(`version: 1
 rto: 2m
 verification: boot
+encryption-at-rest: required
 budgets: {cpu: 25%, stall: 80ms}
 failover:
   mode: manual
@@ -190,6 +191,7 @@ failover:
 	want := model.DefaultPolicy()
 	want.RTO, want.BootEvery, want.CPUShare, want.MaxStall = 2*time.Minute, 24*time.Hour, 0.25, 80*time.Millisecond
 	want.Failover, want.Isolation, want.GuardLevel, want.RecoverInPlace, want.Salvage = model.FailoverManual, model.IsolationKill, 1, 3, 30*time.Second
+	want.EncryptionAtRest = model.EncryptionRequired
 	want.Networks = map[string]string{"default": "br-standby"}
 	want.Probes = []model.Probe{{Kind: probeTCP, Address: "10.0.0.9:5432", Timeout: 30 * time.Second},
 		{Kind: probeCommand, Command: []string{"/usr/local/bin/check", "--db", "--db"}}}
@@ -338,7 +340,7 @@ func TestParserAndSchemaAgree(t *testing.T) {
 	for _, bad := range []string{
 		"rpo: 30s", "version: 2", "version: 1\nbandwidth: 3MB", "version: 1\nrpo: 30", "version: 1\nrpo: soon", "version: 1\ntier: iron", "version: 1\nrto: 60",
 		"version: 1\nverification: none", "version: 1\nfailover: {mode: soon}", "version: 1\nfailover: {networks: {a: 3}}", "version: 1\nfailover: {probes: [{kind: ping}]}", "version: 1\nconsistency: memory", "version: 1\nretention: {keep-last: 1}", "version: 1\nretention: {hourly: -1}",
-		"version: 1\nretention: 3", "version: 1\nbudgets: {cpu: 1}", "version: 1\nbudgets: {stall: 3}", "version: 1\nbudgets: {bandwidth: 12M}", "version: 1\ncalendar: {time-zone: UTC}",
+		"version: 1\nretention: 3", "version: 1\nencryption-at-rest: yes", "version: 1\nbudgets: {cpu: 1}", "version: 1\nbudgets: {stall: 3}", "version: 1\nbudgets: {bandwidth: 12M}", "version: 1\ncalendar: {time-zone: UTC}",
 		"version: 1\ncalendar: {time-zone: Local, windows: [{from: 08:00, to: 09:00}]}", "version: 1\ncalendar: {time-zone: UTC, windows: [{from: 8, to: 09:00}]}",
 		"version: 1\ncalendar: {time-zone: UTC, windows: [{from: 08:00, to: 25:00}]}", "version: 1\ncalendar: {time-zone: UTC, windows: [{days: [], from: 08:00, to: 09:00}]}",
 	} {
@@ -348,7 +350,7 @@ func TestParserAndSchemaAgree(t *testing.T) {
 	}
 	for _, good := range []string{
 		"version: 1", "version: 1\ncompression: off", "version: 1\nfailover: manual\nrpo: 1h30m", "version: 1\nbudgets: {bandwidth: unlimited}", "version: 1\nbudgets: {bandwidth: 1.5MiB}",
-		"version: 1\nrto: 5m\nverification: boot\nbudgets: {cpu: 25%, stall: 100ms}", "version: 1\nverification: {boot: 12h}",
+		"version: 1\nrto: 5m\nverification: boot\nbudgets: {cpu: 25%, stall: 100ms}", "version: 1\nencryption-at-rest: required", "version: 1\nencryption-at-rest: optional", "version: 1\nverification: {boot: 12h}",
 		"version: 1\nfailover: {on-standby-loss: release}", "version: 1\nfailover: {mode: manual, isolation: kill, guard-level: 1, recover-in-place: 0, salvage: 0s, networks: {default: br0}}",
 		"version: 1\nfailover: {probes: [{kind: tcp, address: \"10.0.0.9:5432\", timeout: 2m}, {kind: command, command: [/usr/bin/test, -f, -f]}, {kind: agent}]}",
 		"version: 1\nretention: {keep-last: 2, hourly: 0}", "version: 1\ncalendar: {time-zone: America/Argentina/Ushuaia, windows: [{from: 8:00, to: 24:00, tier: gold}]}",

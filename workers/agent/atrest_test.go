@@ -1,11 +1,15 @@
 package agent
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"understudy/internal/model"
 )
 
 // device writes a block device as /sys/dev/block shows it.
@@ -35,6 +39,16 @@ func TestEncryptionIsFoundUnderTheVolumeManagerAndMustBeUnderAllOfIt(t *testing.
 		require.NoError(t, err)
 		require.Equal(t, want, got, dev)
 	}
+	var at unix.Stat_t
+	require.NoError(t, unix.Stat(sys, &at))
+	s := &self{opts: Options{StateDir: sys}, sys: sys}
+	require.Empty(t, s.AtRest(), "what cannot be told is not promised")
+	own := fmt.Sprintf("%d:%d", unix.Major(at.Dev), unix.Minor(at.Dev))
+	device(t, sys, own, "")
+	require.Equal(t, model.AtRestPlain, s.AtRest())
+	device(t, sys, own, "CRYPT-LUKS2-abc-state")
+	require.Equal(t, model.AtRestEncrypted, s.AtRest())
+
 	_, err := encrypted(sys, "0:42", maxLayers)
 	require.Error(t, err, "a tmpfs or a network file system")
 }

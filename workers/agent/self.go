@@ -41,6 +41,7 @@ type self struct {
 	gate     func(ctx context.Context, domain string) (refused bool, err error) // tries it by libvirtd
 	grantor  string
 	notified func() *model.NotifyFacts // nil: nobody is told
+	sys      string                    // block devices by number
 	ping     func(ctx context.Context, address string) (model.HostID, error)
 }
 
@@ -49,7 +50,7 @@ var _ activities.Self = (*self)(nil)
 func newSelf(opts Options, address string, hv about, usage func() (int64, int64, error), ping func(context.Context, string) (model.HostID, error)) *self {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // unknown is empty
 	return &self{
-		opts: opts, address: address, instance: uuid.NewString(), boot: strings.TrimSpace(string(boot)), hv: hv, usage: usage, ping: ping,
+		opts: opts, address: address, instance: uuid.NewString(), boot: strings.TrimSpace(string(boot)), hv: hv, usage: usage, ping: ping, sys: sysBlock,
 	}
 }
 
@@ -68,7 +69,7 @@ func (s *self) Facts(ctx context.Context) model.HostFacts {
 		}
 	}
 	f.StoreFree, f.StoreTotal, _ = s.usage()
-	f.GrantorID = s.grantor
+	f.GrantorID, f.AtRest = s.grantor, s.AtRest()
 	if s.guard != nil {
 		f.Terms, f.Guard = s.guard.terms(), s.guard.last()
 	}
