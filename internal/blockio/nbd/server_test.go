@@ -302,7 +302,7 @@ func TestServerDies(t *testing.T) {
 // the late answers neither touch their buffers nor hurt the calls that follow.
 func TestCancelInFlight(t *testing.T) {
 	blockiotest.NoLeak(t)
-	socket, _ := blockiotest.Nbdkit(t, "--filter=delay", "pattern", "64M", "rdelay=2s")
+	socket, _ := blockiotest.Nbdkit(t, "--filter=delay", "pattern", "64M", "rdelay=2")
 	c := dial(t, socket, nbd.Options{})
 	ctx, cancel := context.WithCancel(context.Background())
 	const calls = 12
