@@ -39,13 +39,34 @@ func (p *protection) bindStep(ctx workflow.Context) error {
 	want, why := p.mayLease()
 	if why != "" {
 		st.Lease.Why = why
-		return nil
+		return p.followControl(ctx)
 	}
 	if st.Lease.Mode == model.ModeLeased && slices.Equal(st.Lease.Grantors, want) {
 		st.Lease.Why = ""
 		return nil
 	}
 	return p.bindLeased(ctx, want)
+}
+
+// followControl tells the holder where the control plane's grantor is now; its mode stays.
+func (p *protection) followControl(ctx workflow.Context) error {
+	held := *p.st.Lease
+	at := slices.IndexFunc(held.Grantors, model.Grantor.Control)
+	if at < 0 || held.Grantors[at] == *p.st.Grantor {
+		return nil
+	}
+	if held.Mode == model.ModeSole {
+		return p.bindSole(ctx)
+	}
+	grantors := slices.Clone(held.Grantors)
+	grantors[at] = *p.st.Grantor
+	return p.bindLeased(ctx, grantors)
+}
+
+// onGrantor: the control plane grants leases under another address, or as another one.
+func (p *protection) onGrantor(_ workflow.Context, in contract.GrantorMoved) {
+	p.st.Grantor = &in.Grantor
+	p.bindAt = time.Time{}
 }
 
 // bindSole adopts the running VM, or commits a takeover.

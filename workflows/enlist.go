@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"fmt"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -25,7 +26,7 @@ type seldom struct {
 	policy, tests, warnings int
 	paused, off, failover   string
 	lease                   model.LeaseMode
-	why                     string
+	why, grantors           string
 	wait                    time.Duration
 	rescue                  int64
 	standbyReady            bool
@@ -127,7 +128,7 @@ func (p *protection) listedNow() often {
 		o.failover = f.WorkflowID + f.Outcome
 	}
 	if st.Lease != nil {
-		o.lease, o.why, o.wait = st.Lease.Mode, st.Lease.Why, st.Lease.Wait()
+		o.lease, o.why, o.wait, o.grantors = st.Lease.Mode, st.Lease.Why, st.Lease.Wait(), fmt.Sprint(st.Lease.Grantors)
 	}
 	if st.Rescue != nil {
 		o.rescue = st.Rescue.Unreplicated + 2 // -1 is not known, none is 0

@@ -20,6 +20,9 @@ func (w *world) grantor() *model.Grantor {
 	if w.guards == 0 {
 		return nil
 	}
+	if w.moved != nil {
+		return w.moved
+	}
 	return &model.Grantor{Address: "control:7460", ID: "g-control"}
 }
 
@@ -69,6 +72,46 @@ func TestAProtectionIsBoundByALeaseWhenThereIsSomethingToFailOverTo(t *testing.T
 	require.Equal(t, []model.Grantor{{Host: hostB, Address: "host-b:7450", ID: "g-host-b"}, *w.grantor()}, st.Lease.Grantors)
 	require.Equal(t, model.ModeLeased, w.record().Mode)
 	require.Equal(t, 2, w.count("hold"), "adopted, then bound, and left alone")
+}
+
+// The server moved: whoever holds a VM asks there from now on, in the mode that it has.
+func TestAHolderFollowsTheControlPlaneToItsNewAddress(t *testing.T) {
+	there := model.Grantor{Address: "elsewhere:7460", ID: "g-control"}
+	for name, c := range map[string]struct {
+		change func(*world, *model.Policy)
+		mode   model.LeaseMode
+		want   []model.Grantor
+	}{
+		"leased": {func(*world, *model.Policy) {}, model.ModeLeased, []model.Grantor{{Host: hostB, Address: "host-b:7450", ID: "g-host-b"}, there}},
+		"leased, and the standby is away": {func(w *world, _ *model.Policy) {
+			w.at(55*time.Second, func() {
+				w.hosts[hostB].cutOff = true
+				signal(w, contract.SigHostSuspect, contract.HostSignalIn{Host: hostB})
+			})
+		}, model.ModeLeased, []model.Grantor{{Host: hostB, Address: "host-b:7450", ID: "g-host-b"}, there}},
+		"sole": {func(_ *world, p *model.Policy) { p.Isolation = model.IsolationKeep }, model.ModeSole, []model.Grantor{there}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, p := newWorld(t).connect(), policy()
+			w.guards = 2
+			c.change(w, &p)
+			var before, after contract.ProtectState
+			holds := 0
+			w.at(60*time.Second, func() {
+				before, holds = w.state(), w.count("hold")
+				w.moved = &there
+				signal(w, contract.SigGrantorMoved, contract.GrantorMoved{Grantor: there})
+			})
+			w.at(2*time.Minute, func() { after = w.state() })
+			w.protect(protectIn(p), 2*time.Minute+time.Second)
+			require.Equal(t, c.mode, before.Lease.Mode)
+			require.Equal(t, c.mode, after.Lease.Mode)
+			require.Equal(t, c.want, after.Lease.Grantors)
+			require.Equal(t, there, *after.Grantor)
+			require.EqualValues(t, 1, after.Generation)
+			require.Equal(t, holds+1, w.count("hold"), "told once")
+		})
+	}
 }
 
 func TestWhatAnswersForNoLeaseIsSaid(t *testing.T) {

@@ -47,6 +47,7 @@ func (p *protection) inboxes(ctx workflow.Context) []inbox {
 		inboxOf(ctx, contract.SigFailoverHeld, p.onHeld),
 		inboxOf(ctx, contract.SigChildFinished, p.onChildFinished),
 		inboxOf(ctx, contract.SigTestFinished, p.onTestFinished),
+		inboxOf(ctx, contract.SigGrantorMoved, p.onGrantor),
 		inboxOf(ctx, contract.SigForceCAN, func(workflow.Context, contract.None) { p.forceCAN = true }),
 	}
 }

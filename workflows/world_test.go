@@ -86,6 +86,7 @@ type world struct {
 	unwatched map[model.HostID]bool
 	attaching map[model.HostID]int
 	memo      memo
+	moved     *model.Grantor // where the control plane grants after it moved
 }
 
 // fault is what an activity answers instead of, or (lost) after, doing its work.

@@ -62,8 +62,15 @@ type HostLease struct {
 	Terms     model.LeaseTerms `json:"terms"`
 }
 
-// Activities of the lease.
+// GrantorMoved tells a protection where the control plane grants leases from now on.
+type GrantorMoved struct {
+	Grantor model.Grantor `json:"grantor"`
+}
+
+// Messages and activities of the lease.
 var (
+	SigGrantorMoved = Signal[GrantorMoved]{"grantor-moved"}
+
 	Hold       = Activity[HoldIn, HoldOut]{"hold", hostOptions(30, 6, 2)}
 	AwaitLease = Activity[AwaitLeaseIn, EvidenceOut]{"await-lease", hostOptions(600, 6, 5)}
 	SetMode    = Activity[SetModeIn, RecordOut]{"set-mode", controlOptions(10, 5)}

@@ -28,7 +28,7 @@ func roots() []any {
 		WatchIn{}, WatchOut{}, ClaimIn{}, PermitIn{}, RecordOut{}, SealIn{}, SealOut{}, SurrenderIn{}, EvidenceOut{}, FenceIn{},
 		ExplainOut{}, WitnessIn{}, WitnessOut{}, MaterializeIn{}, MaterializeOut{}, StartIn{}, StartOut{}, ConfirmIn{}, ConfirmOut{},
 		PauseGuestIn{}, PauseGuestOut{}, UnpauseGuestIn{}, SeedIn{}, SeedOut{}, SwitchoverRequestIn{}, TestFailoverIn{}, TestResult{},
-		TestBootIn{}, TestBootOut{}, TestRequestIn{}, TestRequestOut{}, FailoverOrder{}, FailoverHeld{}, HostNews{}, ProbeIn{}, ProbeOut{}, FitIn{}, FitOut{},
+		TestBootIn{}, TestBootOut{}, TestRequestIn{}, TestRequestOut{}, FailoverOrder{}, FailoverHeld{}, GrantorMoved{}, HostNews{}, ProbeIn{}, ProbeOut{}, FitIn{}, FitOut{},
 		Listed{}, Now{},
 	}
 }

@@ -226,8 +226,13 @@ func (s *server) serve(ctx context.Context, c client.Client) error {
 	}
 	s.health.worker.Store(&c)
 	s.log.Info("serving", "temporal", s.o.address(), "namespace", s.o.Namespace, "data", s.o.DataDir, "version", model.Version())
+	telling, enough := context.WithCancel(ctx)
+	var told sync.WaitGroup
+	told.Go(func() { s.announce(telling, c) })
 	defer func() {
 		s.health.worker.Store(nil)
+		enough()
+		told.Wait()
 		w.Stop()
 	}()
 	select {

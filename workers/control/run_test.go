@@ -38,6 +38,7 @@ type site struct {
 	c      *starter.Client
 	refuse atomic.Pointer[error] // what preflight answers
 	issue  func(trust.Identity) *trust.Folder
+	end    func() // of the server that runs
 }
 
 const vmUUID = "8a3c1d6e-0f5b-4c7a-9d2e-1b6f5a4c3d2e"
@@ -88,28 +89,36 @@ func raise(t *testing.T, secure bool, change ...func(*Options)) *site {
 	for _, c := range change {
 		c(&s.o)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, s.o, slog.New(slog.NewTextHandler(s.log, nil))) }()
+	s.serve()
 	t.Cleanup(func() {
-		cancel()
-		select {
-		case err := <-ended:
-			require.NoError(t, err)
-		case <-time.After(30 * time.Second):
-			t.Error("the server does not end")
-		}
+		s.end()
 		if t.Failed() {
 			t.Log(s.log.String())
 		}
 	})
-	require.Eventually(t, func() bool { return s.healthy().Healthy }, 60*time.Second, 100*time.Millisecond)
 	s.c, err = starter.Dial(t.Context(), s.o.address(), s.o.Namespace, workers.ToServer(s.issue(trust.Identity{Role: trust.Operator, Name: "kim"}), s.o.address()))
 	require.NoError(t, err)
 	t.Cleanup(s.c.Close)
 	s.host("host-a")
 	s.host("host-b")
 	return s
+}
+
+// serve runs a server, until end.
+func (s *site) serve() {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, s.o, slog.New(slog.NewTextHandler(s.log, nil))) }()
+	s.end = func() {
+		cancel()
+		select {
+		case err := <-ended:
+			require.NoError(s.t, err)
+		case <-time.After(30 * time.Second):
+			s.t.Error("the server does not end")
+		}
+	}
+	require.Eventually(s.t, func() bool { return s.healthy().Healthy }, 60*time.Second, 100*time.Millisecond)
 }
 
 func (s *site) healthy() (r report) {
