@@ -66,7 +66,7 @@ fuzz-short: ## each fuzz target for 20 s
 
 lint: ## golangci-lint and shellcheck
 	@go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
-	@shellcheck -x deploy/lab/lab deploy/lab/selftest deploy/lab/lib/host-init.sh deploy/lab/lib/fence-client deploy/lab/lib/order-client deploy/setup/install-deps tests/run tests/fuzz-short
+	@shellcheck -x deploy/lab/lab deploy/lab/selftest deploy/lab/lib/host-init.sh deploy/lab/lib/fence-client deploy/lab/lib/order-client deploy/setup/install-deps deploy/demo/transcript tests/run tests/fuzz-short
 
 workflowcheck: ## determinism of the workflows
 	@go run go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0 -config workflowcheck.config.yaml ./workflows/...

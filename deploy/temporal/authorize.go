@@ -137,6 +137,10 @@ func (g *gate) host(host string, target *authorization.CallTarget) string {
 		if r.GetExecution().GetWorkflowId() == trust.HostWatchPrefix+host {
 			return only(method, "DescribeWorkflowExecution")
 		}
+	case *workflowservice.DescribeTaskQueueRequest: // whether a server works at all; it tells people when none does
+		if r.GetTaskQueue().GetName() == trust.ControlQueue && r.GetTaskQueue().GetKind() != enumspb.TASK_QUEUE_KIND_STICKY {
+			return only(method, "DescribeTaskQueue")
+		}
 	case *workflowservice.SignalWorkflowExecutionRequest:
 		return first(only(method, "SignalWorkflowExecution"), hostSignal(host, r))
 	case *workflowservice.SignalWithStartWorkflowExecutionRequest:

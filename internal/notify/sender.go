@@ -62,6 +62,9 @@ func newSender(source Source, to []Receiver, log *slog.Logger, now func() time.T
 
 // put never waits.
 func (s *sender) put(notices ...model.Notice) {
+	if len(notices) == 0 {
+		return // a lane that is woken for nothing uses up its limit
+	}
 	for _, l := range s.lanes {
 		l.put(notices, true)
 	}
@@ -137,6 +140,12 @@ func (l *lane) take() []model.Notice {
 	return fresh
 }
 
+func (l *lane) empty() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting) == 0
+}
+
 func (l *lane) run(ctx context.Context) {
 	wait := l.first
 	for {
@@ -144,6 +153,9 @@ func (l *lane) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-l.wake:
+		}
+		if l.empty() {
+			continue
 		}
 		if pause(ctx, gather); l.limit.Wait(ctx) != nil { // what else begins with it is one message
 			return

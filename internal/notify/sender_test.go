@@ -160,6 +160,20 @@ func TestALongLineOfMessagesIsSlowedDown(t *testing.T) {
 	require.Greater(t, time.Since(began), batchEvery/4, "six at once, then one each ten seconds")
 }
 
+func TestLooksThatFindNothingDoNotUseTheLimitUp(t *testing.T) {
+	p := openPage(t, nil)
+	d, _ := desk(t, &journal{}, startClock(), ledger(t), p.URL)
+	l := d.sender.lanes[0]
+	for range 3 * batchBurst {
+		d.Observe("agent/", nil)
+		require.Empty(t, l.wake)
+	}
+	require.EqualValues(t, batchBurst, l.limit.Tokens())
+	d.Observe("agent/", []model.Alarm{exposed("db1")})
+	p.next(t)
+	require.InDelta(t, batchBurst-1, l.limit.Tokens(), 0.9)
+}
+
 func TestSecretsAreInNoLog(t *testing.T) {
 	j := &journal{}
 	d, _ := desk(t, j, startClock(), ledger(t), "http://ops:correct-horse@127.0.0.1:1/T0KEN", "smtp://ops:correct-horse@127.0.0.1:1/?from=a@example.org&to=b@example.org")

@@ -33,7 +33,7 @@ type reply struct {
 func (s *story) chromium() *chromium {
 	s.t.Helper()
 	if _, err := exec.LookPath("chromium"); err != nil {
-		s.t.Skip("needs a browser: apt-get install -y --no-install-recommends chromium")
+		s.t.Skip("needs chromium: deploy/setup/install-deps --optional")
 	}
 	in, to, err := os.Pipe()
 	require.NoError(s.t, err)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -147,8 +148,11 @@ func (c *controlled) judge(ctx context.Context, to *starter.Client, now time.Tim
 		switch {
 		case ctx.Err() != nil:
 			return
+		case model.KindOf(err) == model.Refused: // a Temporal that does not tell hosts; that it answers is enough
+			c.lost.Store(nil)
+			return
 		case err != nil:
-			why = err.Error()
+			why = reason(err)
 		case n == 0:
 			why = "Temporal answers, and no understudy server works on it"
 		default:
@@ -163,6 +167,18 @@ func (c *controlled) judge(ctx context.Context, to *starter.Client, now time.Tim
 	c.lost.Store(&lostControl{since, why})
 }
 
+// reason is an error without its VM, host and advice, which the message has by itself.
+func reason(err error) string {
+	var f *model.Failure
+	switch {
+	case !errors.As(err, &f):
+		return err.Error()
+	case f.Err != nil:
+		return f.What + ": " + f.Err.Error()
+	}
+	return f.What
+}
+
 // alarms is one when this host serves VMs and nobody would move them.
 func (c *controlled) alarms(host model.HostID, served int, now time.Time) []model.Alarm {
 	lost := c.lost.Load()
@@ -172,7 +188,7 @@ func (c *controlled) alarms(host model.HostID, served int, now time.Time) []mode
 	return []model.Alarm{{
 		Key: obs.ScopeAgent + "control", Name: "ControlPlaneLost", Host: host, Since: lost.since, After: controlAfter,
 		What: "host " + string(host) + " does not hear the control plane",
-		Why:  fmt.Sprintf("%s; %d VMs are protected from here: their points stop, and none fails over", lost.why, served),
+		Why:  fmt.Sprintf("%s; no points are made of what this host serves (%d protected), and nothing fails over", lost.why, served),
 		Try:  "understudy doctor; on the control host: systemctl status understudy-server",
 	}}
 }

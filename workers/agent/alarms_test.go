@@ -110,7 +110,7 @@ func TestALostControlPlaneIsToldByWhoServesVMs(t *testing.T) {
 	require.Len(t, all, 1)
 	require.Equal(t, now, all[0].Since, "since it was lost, not since it was asked last")
 	require.Equal(t, controlAfter, all[0].After)
-	require.Contains(t, all[0].Why, "3 VMs are protected from here")
+	require.Contains(t, all[0].Why, "what this host serves (3 protected)")
 	require.Empty(t, c.alarms("host-a", 0, now), "a host that serves nothing has nothing to say")
 }
 

@@ -69,8 +69,10 @@ agent() {
 
 server() {
   local join=()
+  local flags=()
+  [[ ! -s $D/server-flags ]] || read -ra flags <"$D/server-flags"
   [[ -z ${UNDERSTUDY_TLS_DIR:-} ]] || join=(--ui-ip 10.77.0.1 --ca-dir /var/lib/understudy/ca --join-listen :7461)
-  UNDERSTUDY_FENCE_CONFIG=/run/lab/fence.yaml "$UNDERSTUDY" server "${join[@]}" --ip 10.77.0.1 --webhook-listen 127.0.0.1:7481
+  UNDERSTUDY_FENCE_CONFIG=/run/lab/fence.yaml "$UNDERSTUDY" server "${join[@]}" --ip 10.77.0.1 --webhook-listen 127.0.0.1:7481 "${flags[@]}"
 }
 
 # The device tells no kind: it is a pipe to a process outside (lib/watchdog.sh), which plays the kernel's part.

@@ -113,6 +113,11 @@ verb_agent_flags() {
   echo "$*" >"$LAB/$host/agent-flags"
 }
 
+verb_server_flags() {
+  need_host control
+  echo "$*" >"$LAB/control/server-flags"
+}
+
 verb_power() {
   need_host "${1:-}"
   if is_on "$1"; then echo on; else echo off; fi
