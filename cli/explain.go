@@ -21,6 +21,20 @@ type explainView struct {
 	Degraded    string         `json:"degraded,omitempty"`
 	Cycles      int            `json:"cycles_learned"`
 	Decisions   []decisionView `json:"decisions"`
+	Memory      *memoryView    `json:"guest_memory,omitempty"`
+}
+
+// memoryView is how fast the guest dirtied its memory, by libvirt's estimate.
+type memoryView struct {
+	Dirty int64     `json:"dirty_bytes_per_s"`
+	At    time.Time `json:"at"`
+}
+
+func memoryOf(r *model.MemoryRate) *memoryView {
+	if r == nil {
+		return nil
+	}
+	return &memoryView{r.BytesPerSecond, r.At}
 }
 
 type decisionView struct {
@@ -66,7 +80,7 @@ func explain(c *call) error {
 	if err != nil {
 		return err
 	}
-	v := explainView{"explanation", out.VM.Name, out.VM.UUID, policyOf(out.Policy), out.Degraded, out.Cycles, []decisionView{}}
+	v := explainView{"explanation", out.VM.Name, out.VM.UUID, policyOf(out.Policy), out.Degraded, out.Cycles, []decisionView{}, memoryOf(out.Memory)}
 	for _, x := range out.Decisions {
 		v.Decisions = append(v.Decisions, decisionOf(x))
 	}
@@ -132,6 +146,9 @@ func explainTable(c *call, v explainView) error {
 	}
 	if v.Degraded != "" {
 		fmt.Fprintf(&b, "not everything fits: %s\n", v.Degraded)
+	}
+	if v.Memory != nil {
+		fmt.Fprintf(&b, "the guest dirties %s/s of its memory (at %s; no point holds memory, and nothing rests on it)\n", ui.Bytes(v.Memory.Dirty), v.Memory.At.Local().Format("15:04:05"))
 	}
 	if b.Len() == 0 {
 		return nil

@@ -42,6 +42,7 @@ type protectionView struct {
 	Tests    []testView  `json:"tests,omitempty"` // newest last
 	Rescue   *rescueView `json:"rescue,omitempty"`
 	Lease    *leaseView  `json:"lease"`
+	Memory   *memoryView `json:"guest_memory,omitempty"`
 }
 
 // leaseView says what a failover of a silent primary would rest on.
@@ -215,6 +216,9 @@ func viewOf(d contract.DescribeOut, now time.Time) protectionView {
 			Cycles: st.Totals.Cycles, Skipped: st.Totals.Skipped, Failures: st.Totals.Failures, DirtyBytes: st.Totals.DirtyBytes,
 			SentBytes: st.Totals.SentBytes, MaxExposure: st.Totals.MaxExposure.Seconds(), Violations: st.Totals.Violations,
 		},
+	}
+	if o := st.Observed; o != nil {
+		v.Memory = memoryOf(o.Memory)
 	}
 	if a := st.Admission; a != nil {
 		view := admissionView(*a)

@@ -169,6 +169,9 @@ func inWords(inputs []contract.Quantity) string {
 
 func (p *protection) explain() contract.ExplainOut {
 	out := contract.ExplainOut{VM: p.vm, Policy: p.st.Policy, Degraded: p.degraded(), Cycles: p.learned.Cycles, Decisions: p.st.Decisions}
+	if o := p.st.Observed; o != nil {
+		out.Memory = o.Memory
+	}
 	if out.Decisions == nil {
 		out.Decisions = []contract.Decision{}
 	}

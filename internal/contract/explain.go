@@ -55,6 +55,8 @@ type ExplainOut struct {
 	Degraded  string       `json:"degraded,omitempty"` // what is left out because not everything fits; empty when nothing is
 	Cycles    int          `json:"cycles"`             // that were learned from
 	Decisions []Decision   `json:"decisions"`          // newest last
+	// Memory is how fast the guest dirtied its memory of late; nil when that is not known. No decision rests on it.
+	Memory *model.MemoryRate `json:"memory,omitempty"`
 }
 
 // OnPlan says that nothing is in the way of the next point: an exposure short of the planned verification is no risk then.

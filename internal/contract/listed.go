@@ -41,13 +41,14 @@ type Now struct {
 	Plain bool      `json:"plain"`
 	Until time.Time `json:"until,omitzero"`
 
-	Cadence      model.Cadence  `json:"cadence,omitzero"`
-	Unreplicated *time.Time     `json:"unreplicated,omitempty"`
-	Assumed      bool           `json:"assumed,omitempty"`
-	Committed    model.PointRef `json:"committed,omitzero"`
-	Last         *PointSummary  `json:"last,omitempty"`
-	Points       int            `json:"points,omitempty"`
-	Totals       Totals         `json:"totals,omitzero"`
+	Cadence      model.Cadence     `json:"cadence,omitzero"`
+	Unreplicated *time.Time        `json:"unreplicated,omitempty"`
+	Assumed      bool              `json:"assumed,omitempty"`
+	Committed    model.PointRef    `json:"committed,omitzero"`
+	Last         *PointSummary     `json:"last,omitempty"`
+	Points       int               `json:"points,omitempty"`
+	Totals       Totals            `json:"totals,omitzero"`
+	Memory       *model.MemoryRate `json:"memory,omitempty"`
 }
 
 // ListedOf a protection.
@@ -65,6 +66,9 @@ func NowOf(rev int64, st ProtectState, until time.Time) Now {
 		Rev: rev, Plain: true, Until: until, Cadence: st.Cadence, Unreplicated: st.Unreplicated, Assumed: st.Assumed,
 		Committed: st.Committed, Points: st.Points, Totals: st.Totals,
 	}
+	if st.Observed != nil {
+		n.Memory = st.Observed.Memory
+	}
 	if len(st.Recent) > 0 {
 		n.Last = &st.Recent[len(st.Recent)-1]
 	}
@@ -79,6 +83,9 @@ func (l Listed) Describe(n Now) DescribeOut {
 		Failover: l.Failover, Tests: l.Tests, Rescue: l.Rescue,
 		Cadence: n.Cadence, Unreplicated: n.Unreplicated, Assumed: n.Assumed, Committed: n.Committed, Points: n.Points, Totals: n.Totals,
 		Alerts: []Alert{}, Told: n.Rev,
+	}
+	if n.Memory != nil {
+		st.Observed = &model.Observation{At: n.Memory.At, DirtyBytes: -1, Memory: n.Memory}
 	}
 	if n.Last != nil {
 		st.Recent = []PointSummary{*n.Last}

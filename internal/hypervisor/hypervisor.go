@@ -163,6 +163,12 @@ type Hypervisor interface {
 	// just then is left out.
 	Stats(ctx context.Context, q StatsQuery) ([]Stats, error)
 
+	// StartMemoryRate begins to estimate how fast the guest dirties its memory, by looking at a sample of its pages twice, so
+	// far apart (whole seconds, 1 to 60). It returns at once; one that is under way already is a JobConflict.
+	StartMemoryRate(ctx context.Context, uuid string, over time.Duration) error
+	// MemoryRate gives the newest estimate of a running domain, in bytes a second; done is false while there is none.
+	MemoryRate(ctx context.Context, uuid string) (rate int64, done bool, err error)
+
 	// Define makes or replaces the persistent definition. It returns the domain as libvirt has it.
 	Define(ctx context.Context, xml string) (Domain, error)
 	// Undefine removes the definition with its checkpoint metadata; firmware variables stay. A missing domain is success.

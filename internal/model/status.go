@@ -79,6 +79,14 @@ type Observation struct {
 	DirtyRate float64    `json:"dirty_rate,omitempty"`
 	DirtyAt   *time.Time `json:"dirty_at,omitempty"`
 	Host      *HostLoad  `json:"host,omitempty"`
+	// Memory is how fast the guest dirties its memory; nil when that was not measured of late.
+	Memory *MemoryRate `json:"memory,omitempty"`
+}
+
+// MemoryRate is an estimate by a sample of pages. Nothing is decided by it: no point holds memory.
+type MemoryRate struct {
+	BytesPerSecond int64     `json:"bytes_per_s"` // whole MiB: libvirt tells no less
+	At             time.Time `json:"at"`
 }
 
 // HostLoad is how busy a host is. Shares are of all there is, 0..1.

@@ -28,7 +28,7 @@ func everything() State {
 		}, FalseAlarms: 1}},
 		Protections: []contract.DescribeOut{{Spec: contract.ProtectSpec{VM: model.VMRef{Name: "db1", UUID: "8a3c1d6e-0f5b-4c7a-9d2e-1b6f5a4c3d2e"}}, State: contract.ProtectState{
 			Policy: model.DefaultPolicy(), Phase: model.PhaseProtected, StandbyReady: true, Unreplicated: &start, Points: 7, Generation: 2,
-			Cadence: model.Cadence{Interval: 12 * time.Second}, Observed: &model.Observation{At: start, DirtyBytes: 1 << 20},
+			Cadence: model.Cadence{Interval: 12 * time.Second}, Observed: &model.Observation{At: start, DirtyBytes: 1 << 20, Memory: &model.MemoryRate{BytesPerSecond: 3 << 20, At: start}},
 			Recent: []contract.PointSummary{{TakenAt: start.Add(-20 * time.Second), CycleMS: 950, ReplicateMS: 400, StallMS: 12}},
 			Totals: contract.Totals{Cycles: 9, Skipped: 3, SentBytes: 5000, DirtyBytes: 70000, Failures: 2, VerifyFailures: 1, Reseeds: 1, Violations: 1},
 			Alerts: []contract.Alert{{Name: contract.AlertVMDown}},

@@ -97,6 +97,9 @@ func writeProtection(s sheet, st contract.ProtectState, now time.Time) {
 	if st.Observed != nil && st.Observed.DirtyBytes >= 0 {
 		s.gauge("dirty_bytes", "Bytes dirty since the newest point, at the last look.", float64(st.Observed.DirtyBytes))
 	}
+	if st.Observed != nil && st.Observed.Memory != nil {
+		s.gauge("guest_memory_dirty_bytes_per_second", "How fast the guest dirtied its memory while it was looked at, by libvirt's estimate.", float64(st.Observed.Memory.BytesPerSecond))
+	}
 	for _, state := range []model.RPOState{model.RPOMet, model.RPOAtRisk, model.RPOViolated, model.RPOUnknown} {
 		s.with("state", string(state)).gauge("rpo_state", "1 for the state of the RPO.", number(promise.State == state))
 	}

@@ -84,6 +84,9 @@ func (w *watcher) observation(e *entry, load model.HostLoad) model.Observation {
 	if g := e.grown; g.of == e.Committed && g.bytes >= 0 && o.At.Sub(g.at) <= fresh {
 		o.DirtyBytes, o.DirtyAt = g.bytes, &g.at
 	}
+	if r := e.recalled.rate; r != nil && o.At.Sub(r.At) <= memoryFresh {
+		o.Memory = r
+	}
 	if e.Blind { // it wrote, and nobody knows since when
 		o.OldestWrite, o.AtRisk, o.WriteReqs = nil, nil, max(o.WriteReqs, 1)
 	}

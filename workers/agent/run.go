@@ -176,7 +176,7 @@ func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err er
 	a.self.held, a.self.gate = a.holder.View, a.hv.RefusedByHook
 	a.self.notified = a.desk.Facts
 	source := snapshot.New(a.hv, snapshot.Options{Host: opts.Host, RunDir: opts.RunDir, StateDir: opts.StateDir, ImageDirs: opts.ImageDirs})
-	a.watch.dirty = source.Dirty
+	a.watch.dirty, a.watch.memories = source.Dirty, a.hv
 	a.self.watch = a.watch
 	a.restorer = restore.New(leasing{looking{a.hv}, a.guard, a.holder, state.Get}, a.store, restore.Options{Host: opts.Host, StateDir: opts.StateDir})
 	if a.oldTests, err = a.restorer.Tests(); err != nil {

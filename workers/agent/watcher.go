@@ -50,6 +50,9 @@ type watcher struct {
 	hv   counters
 	// dirty asks how much was written since a committed point, in whole clusters; negative when that is unknown.
 	dirty func(ctx context.Context, vm model.VMRef, committed model.PointRef) (int64, error)
+	// memories estimates what guests do to their memory; nil does not.
+	memories  memories
+	measuring measuring
 	// stopped says that QEMU of the VM answers nobody; nil: of none.
 	stopped func(uuid string) bool
 	to      teller
@@ -92,6 +95,7 @@ func (w *watcher) run(ctx context.Context) {
 		}
 		w.guard() // also when libvirtd does not answer
 		w.growth(ctx)
+		w.memory(ctx)
 	}
 }
 

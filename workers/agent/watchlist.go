@@ -26,14 +26,15 @@ type entry struct {
 	Meter meter `json:"meter"`
 	Claim claim `json:"claim,omitzero"`
 
-	budget budget
-	trend  trend
-	down   bool      // it is off; Runs follows when that was delivered
-	why    string    // it is off
-	fired  time.Time // its watchdog is about to end it
-	tell   string    // why a signal is due that the budget held back; empty for none
-	grown  grown
-	late   late
+	budget   budget
+	trend    trend
+	down     bool      // it is off; Runs follows when that was delivered
+	why      string    // it is off
+	fired    time.Time // its watchdog is about to end it
+	tell     string    // why a signal is due that the budget held back; empty for none
+	grown    grown
+	recalled recalled
+	late     late
 
 	toldUse float64 // of the link, as its protection knows it
 }

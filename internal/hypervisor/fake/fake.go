@@ -53,6 +53,8 @@ type domain struct {
 	job         *job
 	cpu         time.Time
 	run         int64
+	memory      int64     // bytes/s that its guest dirties
+	measured    time.Time // the end of the estimate; zero when there was none
 }
 
 // New makes a host without domains.
@@ -531,6 +533,45 @@ func (h *Hypervisor) Stats(ctx context.Context, q hypervisor.StatsQuery) ([]hype
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// DirtyMemory sets how fast a guest dirties its memory.
+func (h *Hypervisor) DirtyMemory(uuid string, rate int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d := h.domains[uuid]; d != nil {
+		d.memory = rate
+	}
+}
+
+// StartMemoryRate implements hypervisor.Hypervisor.
+func (h *Hypervisor) StartMemoryRate(ctx context.Context, uuid string, over time.Duration) error {
+	if err := h.enter(ctx, "StartMemoryRate", uuid); err != nil {
+		return err
+	}
+	defer h.mu.Unlock()
+	d, err := h.active("StartMemoryRate", uuid)
+	if err != nil {
+		return err
+	}
+	if time.Now().Before(d.measured) {
+		return model.Fail(model.JobConflict, nil, "an estimate of its dirty memory is under way").WithVM(d.d.VM.Name)
+	}
+	d.measured = time.Now().Add(over)
+	return nil
+}
+
+// MemoryRate implements hypervisor.Hypervisor.
+func (h *Hypervisor) MemoryRate(ctx context.Context, uuid string) (int64, bool, error) {
+	if err := h.enter(ctx, "MemoryRate", uuid); err != nil {
+		return 0, false, err
+	}
+	defer h.mu.Unlock()
+	d, err := h.active("MemoryRate", uuid)
+	if err != nil || d.measured.IsZero() || time.Now().Before(d.measured) {
+		return 0, false, err
+	}
+	return d.memory, true, nil
 }
 
 // Close implements hypervisor.Hypervisor. The domains and the captures go on, as they would under libvirtd.

@@ -180,6 +180,30 @@ func counters(t *testing.T, s *suite) {
 	require.False(t, ok, "only running domains have counters")
 }
 
+func memory(t *testing.T, s *suite) {
+	vm := s.start(one, "")
+	_, done, err := s.HV.MemoryRate(s.ctx(), vm.UUID)
+	require.NoError(t, err)
+	require.False(t, done, "nobody asked yet")
+	require.NoError(t, s.HV.StartMemoryRate(s.ctx(), vm.UUID, 2*time.Second))
+	s.kind(model.JobConflict, s.HV.StartMemoryRate(s.ctx(), vm.UUID, time.Second))
+	require.Eventually(t, func() bool {
+		rate, done, err := s.HV.MemoryRate(s.ctx(), vm.UUID)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, rate, int64(0))
+		return done
+	}, 30*time.Second, 100*time.Millisecond)
+	require.NoError(t, s.HV.StartMemoryRate(s.ctx(), vm.UUID, time.Second), "again")
+	c := s.capture(vm, mark(1), full("vda"))
+	require.EqualValues(t, 0, s.byteAt(s.open(c, "vda"), 0), "a capture does not wait for it")
+	s.end(vm)
+	require.NoError(t, s.HV.Destroy(s.ctx(), vm.UUID))
+	s.kind(model.NotRunning, s.HV.StartMemoryRate(s.ctx(), vm.UUID, time.Second))
+	_, _, err = s.HV.MemoryRate(s.ctx(), vm.UUID)
+	s.kind(model.NotRunning, err)
+	s.kind(model.NotFound, s.HV.StartMemoryRate(s.ctx(), "11111111-2222-3333-4444-999999999999", time.Second))
+}
+
 func restart(t *testing.T, s *suite) {
 	if s.RestartDaemon == nil {
 		t.Skip("this hypervisor has no daemon to restart")

@@ -72,6 +72,7 @@ func Run(t *testing.T, s Setup) {
 		{"WhatIsNotThereIsNotFound", missing},
 		{"AFreezeWithoutAGuestAgentFailsAndLeavesNothing", freeze},
 		{"CountersGrowWithWrites", counters},
+		{"AnEstimateOfDirtyMemoryEndsAndHoldsNobodyUp", memory},
 		{"APanicIsToldAndWhatBecameOfTheGuest", panics},
 		{"AFullDiskPausesTheGuestAndIsToldAsSuch", fullDisk},
 		{"AWatchdogThatFiresIsToldWithItsAction", watchdogs},
