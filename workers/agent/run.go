@@ -125,8 +125,8 @@ func (a *agent) control(ctx context.Context, wg *sync.WaitGroup) {
 	<-announced
 }
 
-func open(ctx context.Context, opts Options, log *slog.Logger) (a *agent, err error) {
-	a = &agent{opts: opts, log: log, tell: &signals{}}
+func open(ctx context.Context, opts Options, log *slog.Logger) (_ *agent, err error) {
+	a := &agent{opts: opts, log: log, tell: &signals{}} // not a result: a failure returns none, and what was begun is still to be ended
 	defer func() {
 		if err != nil {
 			a.close()
