@@ -25,8 +25,8 @@ func retryable(k model.Kind) bool {
 
 // toWire is the only place where a domain error becomes a Temporal error. It is applied at the outermost line of an
 // activity and nothing may wrap its result: a wrapped non-retryable error is retried, and the workflow no longer sees
-// the type it switches on.
-func toWire(err error) error {
+// the type it switches on. What the work had achieved before it failed may go with it.
+func toWire(err error, achieved ...any) error {
 	if err == nil {
 		return nil
 	}
@@ -34,11 +34,17 @@ func toWire(err error) error {
 		return temporal.NewCanceledError()
 	}
 	kind := model.KindOf(err)
-	opts := temporal.ApplicationErrorOptions{NonRetryable: !retryable(kind)}
+	opts := temporal.ApplicationErrorOptions{NonRetryable: !retryable(kind) || errors.As(err, new(final))}
 	var f *model.Failure
 	if errors.As(err, &f) {
 		opts.NextRetryDelay = f.RetryAfter
 		opts.Details = []any{contract.Detail{VM: f.VM, Host: f.Host, Try: f.Try}}
+	}
+	if len(achieved) > 0 {
+		if f == nil {
+			opts.Details = []any{contract.Detail{}}
+		}
+		opts.Details = append(opts.Details, achieved...)
 	}
 	return temporal.NewApplicationErrorWithOptions(err.Error(), string(kind), opts)
 }

@@ -14,6 +14,7 @@ import (
 type beat struct {
 	mu     sync.Mutex
 	detail any
+	kept   []any // told after the detail
 	stop   context.CancelFunc
 	done   chan struct{}
 }
@@ -45,15 +46,22 @@ func (b *beat) set(detail any) {
 	b.mu.Unlock()
 }
 
-func (b *beat) record(ctx context.Context) {
+// keep tells something with every beat from now on, after the progress.
+func (b *beat) keep(detail, kept any) {
 	b.mu.Lock()
-	d := b.detail
+	b.detail, b.kept = detail, append(b.kept, kept)
 	b.mu.Unlock()
-	if d == nil {
-		activity.RecordHeartbeat(ctx)
-		return
+}
+
+func (b *beat) record(ctx context.Context) { activity.RecordHeartbeat(ctx, b.told()...) }
+
+func (b *beat) told() []any {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.detail == nil {
+		return nil
 	}
-	activity.RecordHeartbeat(ctx, d)
+	return append([]any{b.detail}, b.kept...)
 }
 
 // end stops the goroutine and waits for it.

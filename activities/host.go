@@ -74,6 +74,7 @@ func (h *Host) Register(short, bulk contract.Registry) {
 
 	contract.Seed.Register(bulk, h.seed)
 	contract.Replicate.Register(bulk, h.replicate)
+	contract.CaptureAndSend.Register(bulk, h.captureAndSend)
 	contract.Verify.Register(bulk, h.verify)
 	contract.Prune.Register(bulk, h.prune)
 }

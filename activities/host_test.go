@@ -125,8 +125,10 @@ func (f fakeDomains) Domain(_ context.Context, uuid string) (hypervisor.Domain, 
 }
 
 type fakeWatcher struct {
-	mu    sync.Mutex
-	calls []string
+	mu         sync.Mutex
+	calls      []string
+	onCaptured func()
+	observeErr error
 }
 
 func (f *fakeWatcher) note(s string) {
@@ -138,15 +140,19 @@ func (f *fakeWatcher) note(s string) {
 func (f *fakeWatcher) Serve(Watched)                                          { f.note("serve") }
 func (f *fakeWatcher) Capturing(context.Context, model.VMRef, model.PointRef) { f.note("capturing") }
 func (f *fakeWatcher) Captured(model.VMRef, model.PointRef, time.Time) *time.Time {
+	if f.onCaptured != nil {
+		f.onCaptured()
+	}
 	return &time.Time{}
 }
+func (f *fakeWatcher) Answering(model.VMRef, model.PointRef)           { f.note("answering") }
 func (f *fakeWatcher) CapturedBytes(model.VMRef, model.PointRef) int64 { return 9 }
 func (f *fakeWatcher) Abandoned(model.VMRef, model.PointRef)           { f.note("abandoned") }
 func (f *fakeWatcher) Verified(model.VMRef, model.PointRef)            { f.note("verified") }
 func (f *fakeWatcher) Yield(model.VMRef, model.Generation)             { f.note("yield") }
 func (f *fakeWatcher) Forget(model.VMRef) error                        { f.note("forget"); return nil }
 func (f *fakeWatcher) Observe(context.Context, model.VMRef) (model.Observation, error) {
-	return model.Observation{}, nil
+	return model.Observation{}, f.observeErr
 }
 
 type fakeSelf struct{ atRest string }
@@ -236,7 +242,7 @@ func TestAnOldGenerationDoesNothingOnAHostThatKnowsBetter(t *testing.T) {
 	for name, in := range map[string]any{
 		contract.Snapshot.Name:    contract.SnapshotIn{Fence: under(4)},
 		contract.Abandon.Name:     point,
-		contract.Settle.Name:      point,
+		contract.Settle.Name:      contract.SettleIn{PointIn: point},
 		contract.Discard.Name:     point,
 		contract.Replicate.Name:   contract.ReplicateIn{Fence: under(4)},
 		contract.Verify.Name:      contract.VerifyIn{Fence: under(4)},

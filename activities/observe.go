@@ -16,18 +16,23 @@ func (h *Host) observe(ctx context.Context, in contract.ObserveIn) (model.Observ
 		return model.Observation{}, toWire(err)
 	}
 	h.Watcher.Serve(Watched{VM: in.VM, Generation: in.Generation, RPO: in.RPO, Committed: in.Committed})
-	o, err := h.Watcher.Observe(ctx, in.VM)
+	o, err := h.see(ctx, in.VM, in.Committed)
+	return o, toWire(err)
+}
+
+func (h *Host) see(ctx context.Context, vm model.VMRef, committed model.PointRef) (model.Observation, error) {
+	o, err := h.Watcher.Observe(ctx, vm)
 	if err != nil {
-		return model.Observation{}, toWire(err)
+		return model.Observation{}, err
 	}
 	o.Terms = h.Leases.Terms()
 	o.DirtyBytes, o.DirtyAt = -1, nil
-	if o.Running && !in.Committed.IsZero() {
+	if o.Running && !committed.IsZero() {
 		// A bitmap that cannot be asked is not a failure of observing: the next capture finds out why.
 		at := h.Now().UTC()
 		limit, cancel := context.WithTimeout(ctx, dirtyLimit)
 		defer cancel()
-		if n, err := h.Snapshot.Dirty(limit, in.VM, in.Committed); err == nil {
+		if n, err := h.Snapshot.Dirty(limit, vm, committed); err == nil {
 			o.DirtyBytes, o.DirtyAt = n, &at
 		}
 	}

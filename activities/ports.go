@@ -156,6 +156,9 @@ type Watcher interface {
 	CapturedBytes(vm model.VMRef, p model.PointRef) int64
 	Abandoned(vm model.VMRef, p model.PointRef)
 	Verified(vm model.VMRef, p model.PointRef)
+	// Answering says that an answer on its way tells what is written after the capture of a point: it is not signalled while
+	// that is open.
+	Answering(vm model.VMRef, p model.PointRef)
 	// Observe samples now.
 	Observe(ctx context.Context, vm model.VMRef) (model.Observation, error)
 	// Yield says that this host may no longer be the primary: nothing is signalled for the VM until it is served again.

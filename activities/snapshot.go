@@ -57,8 +57,9 @@ func (h *Host) abandon(ctx context.Context, in contract.PointIn) (contract.Settl
 	return contract.SettleOut{Leftovers: list(left)}, toWire(err)
 }
 
-// settle moves the primary's cursor: only the committed point's checkpoint stays.
-func (h *Host) settle(ctx context.Context, in contract.PointIn) (contract.SettleOut, error) {
+// settle moves the primary's cursor: only the committed point's checkpoint stays. The look that may go with it tells how things
+// are after that; without one the protection looks by itself.
+func (h *Host) settle(ctx context.Context, in contract.SettleIn) (contract.SettleOut, error) {
 	b := startBeat(ctx)
 	defer b.end()
 	if err := h.admit(in.Fence); err != nil {
@@ -66,5 +67,11 @@ func (h *Host) settle(ctx context.Context, in contract.PointIn) (contract.Settle
 	}
 	h.Watcher.Verified(in.VM, in.Point)
 	left, err := h.Snapshot.Settle(ctx, in.VM, in.Point)
-	return contract.SettleOut{Leftovers: list(left)}, toWire(err)
+	out := contract.SettleOut{Leftovers: list(left)}
+	if err == nil && in.Look {
+		if o, err := h.see(ctx, in.VM, in.Point); err == nil {
+			out.Observed = &o
+		}
+	}
+	return out, toWire(err)
 }

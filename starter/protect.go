@@ -172,7 +172,8 @@ func (c *Client) Progress(ctx context.Context, vm model.VMRef) (*contract.Replic
 	}
 	for _, a := range d.GetPendingActivities() {
 		beats := a.GetHeartbeatDetails().GetPayloads()
-		if a.GetActivityType().GetName() != contract.Replicate.Name || len(beats) == 0 {
+		name := a.GetActivityType().GetName()
+		if name != contract.Replicate.Name && name != contract.CaptureAndSend.Name || len(beats) == 0 {
 			continue
 		}
 		var p contract.ReplicateProgress

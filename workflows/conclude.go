@@ -54,9 +54,6 @@ func (f *failover) obey(ctx workflow.Context, o contract.FailoverOrder) {
 	}
 }
 
-// tellHeld: failovers that were held before it did not tell their protection.
-const tellHeld = "tell-held-20261125"
-
 // hold waits for a person. The VM runs on probation meanwhile, so it depends on the control plane alone: the wait is bounded,
 // and ends with a commit, or with a rollback when the new host is lost.
 func (f *failover) hold(ctx workflow.Context) (string, error) {
@@ -64,7 +61,7 @@ func (f *failover) hold(ctx workflow.Context) (string, error) {
 	until := workflow.Now(ctx).Add(contract.HoldLimit)
 	f.out.HeldUntil = &until
 	f.show(ctx)
-	if f.in.Parent != "" && workflow.GetVersion(ctx, tellHeld, workflow.DefaultVersion, 1) >= 1 { // nobody waits: it is for people
+	if f.in.Parent != "" && since(ctx, tellHeld) { // nobody waits: it is for people
 		contract.SigFailoverHeld.SendExternal(ctx, f.in.Parent, contract.FailoverHeld{WorkflowID: f.id, Until: until})
 	}
 	_, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{

@@ -18,6 +18,7 @@ import (
 const (
 	stageSnapshot  = "snapshot"
 	stageReplicate = "replicate"
+	stageSend      = "capture and send" // both in one activity: what was captured is not known yet
 	stageVerify    = "verify"
 	stageUnclear   = "unclear" // verify may have committed, but nobody answered
 )
@@ -38,6 +39,7 @@ func (p *protection) cycle(ctx workflow.Context) {
 		p.st.ForceResync, p.st.Reread, p.resync = p.resync, true, ""
 	}
 	p.giveWay()
+	p.learned.Gears = p.gears
 	p.lastEnd = p.attempt(ctx)
 	if p.lastEnd != nil && p.mend(ctx, p.lastEnd) && !p.interrupted {
 		p.due = time.Time{}
@@ -58,11 +60,7 @@ func (p *protection) attempt(parent workflow.Context) error {
 		cancel()
 		p.cancelCycle = nil
 	}()
-	c, err := p.snapshot(ctx)
-	if err != nil {
-		return err
-	}
-	sent, err := p.replicate(ctx, &c)
+	c, sent, err := p.move(ctx)
 	if err != nil {
 		return err
 	}
@@ -87,31 +85,42 @@ type capture struct {
 	again     bool          // it was sent more than once
 }
 
-// snapshot opens a capture. Its number is never used again, whatever becomes of it.
-func (p *protection) snapshot(ctx workflow.Context) (capture, error) {
+// number gives the next point its number, which is never used again, whatever becomes of it.
+func (p *protection) number(ctx workflow.Context, stage string) contract.SnapshotIn {
 	st := p.st
 	ref := model.PointRef{Generation: st.Generation, Seq: st.NextSeq}
 	st.NextSeq++
-	st.InFlight = &contract.InFlight{PointRef: ref, Stage: stageSnapshot, StartedAt: workflow.Now(ctx)}
+	st.InFlight = &contract.InFlight{PointRef: ref, Stage: stage, StartedAt: workflow.Now(ctx)}
 	p.nextOrigin = nil
 	if p.due.IsZero() {
 		p.due = workflow.Now(ctx)
 	}
 	p.show(ctx)
-	in := contract.SnapshotIn{
+	return contract.SnapshotIn{
 		Fence: p.fence(), Seq: ref.Seq, Parent: p.base(), Freeze: p.frozen(),
 		ForceResync: p.resyncReason(), RPO: p.rpo(ctx),
 	}
-	out, err := stage(p, ctx, contract.Snapshot, p.queue(st.Primary), fmt.Sprintf("point %d", ref.Seq), in)
+}
+
+// snapshot opens a capture.
+func (p *protection) snapshot(ctx workflow.Context) (capture, error) {
+	in := p.number(ctx, stageSnapshot)
+	out, err := stage(p, ctx, contract.Snapshot, p.queue(p.st.Primary), fmt.Sprintf("point %d", in.Seq), in)
 	if err != nil {
 		return capture{}, err
 	}
-	p.stalled(ctx, out, in.Freeze)
+	p.captured(ctx, out, in.Freeze)
+	return capture{SnapshotOut: out, parent: in.Parent, predicted: p.predicted(workflow.Now(ctx), out)}, nil
+}
+
+// captured takes in what a capture is.
+func (p *protection) captured(ctx workflow.Context, out contract.SnapshotOut, froze bool) {
+	st := p.st
+	p.stalled(ctx, out, froze)
 	st.InFlight.TakenAt, st.InFlight.Origin, st.InFlight.DirtyBytes = out.TakenAt, out.Origin, out.DirtyBytes
 	if st.Assumed && out.Origin != nil {
 		st.Unreplicated, st.Assumed = out.Origin, false
 	}
-	return capture{SnapshotOut: out, parent: in.Parent, predicted: p.predicted(workflow.Now(ctx), out)}, nil
 }
 
 // parent is the point that the next one builds on.
@@ -125,12 +134,7 @@ func (p *protection) parent() model.PointRef {
 func (p *protection) replicate(ctx workflow.Context, c *capture) (contract.ReplicateOut, error) {
 	p.st.InFlight.Stage = stageReplicate
 	p.show(ctx)
-	eff := p.inForce(ctx)
-	in := contract.ReplicateIn{
-		Fence: p.fence(), Point: c.Point, Parent: c.parent, Standby: p.st.Standby, LinkAddress: p.st.Links[string(p.st.Standby)],
-		Compression: p.compression(), MaxBandwidth: eff.MaxBandwidth, Tier: eff.Tier, RPO: eff.RPO,
-		From: p.cameFrom(c.parent), Demand: p.demand(), Reread: p.st.Reread,
-	}
+	in := p.sending(ctx, c.Point, c.parent)
 	summary := fmt.Sprintf("point %d, %s to look at", c.Point.Seq, size(c.DirtyBytes))
 	for round := 1; ; round++ {
 		out, err := stage(p, ctx, contract.Replicate, contract.BulkQueue(p.st.Primary), summary, in)
@@ -142,6 +146,15 @@ func (p *protection) replicate(ctx workflow.Context, c *capture) (contract.Repli
 		if _, stop := workflow.AwaitWithTimeout(ctx, cadence.Backoff(round, p.rpo(ctx)), func() bool { return p.interrupted }); stop != nil {
 			return out, stop
 		}
+	}
+}
+
+func (p *protection) sending(ctx workflow.Context, point, parent model.PointRef) contract.ReplicateIn {
+	eff := p.inForce(ctx)
+	return contract.ReplicateIn{
+		Fence: p.fence(), Point: point, Parent: parent, Standby: p.st.Standby, LinkAddress: p.st.Links[string(p.st.Standby)],
+		Compression: p.compression(), MaxBandwidth: eff.MaxBandwidth, Tier: eff.Tier, RPO: eff.RPO,
+		From: p.cameFrom(parent), Demand: p.demand(), Reread: p.st.Reread,
 	}
 }
 
@@ -236,12 +249,18 @@ func keepNewest[T any](list []T) []T {
 }
 
 // settle ends the capture on the primary and drops what is older than the committed point. When it fails, the next
-// snapshot does the same first.
+// snapshot does the same first. In the merged gear its answer is the look that would follow.
 func (p *protection) settle(ctx workflow.Context) {
-	in := contract.PointIn{Fence: p.fence(), Point: p.st.Committed}
-	defer func() { p.settledAt = workflow.Now(ctx) }()
-	if _, err := stage(p, ctx, contract.Settle, p.queue(p.st.Primary), fmt.Sprintf("keep the mark of point %d", in.Point.Seq), in); err != nil {
+	in := contract.SettleIn{PointIn: p.pointIn(p.st.Committed), Look: p.st.Gear == contract.GearMerged}
+	out, err := stage(p, ctx, contract.Settle, p.queue(p.st.Primary), fmt.Sprintf("keep the mark of point %d", in.Point.Seq), in)
+	p.settledAt = workflow.Now(ctx)
+	switch {
+	case err != nil:
 		p.log.Warn("the primary was not settled", "point", in.Point.String(), "error", err)
+	case out.Observed != nil:
+		p.settledAt = out.Observed.At.Add(-time.Nanosecond) // what it says comes after
+		p.saw(ctx, *out.Observed)
+		p.assumeWritesFrom(out.Observed.At)
 	}
 }
 

@@ -25,6 +25,7 @@ type decided struct {
 	model.Cadence
 	From   string        `json:"from,omitempty"` // the inputs, in words
 	Unsure time.Duration `json:"unsure_ns"`      // of the planned cycle: what depends on the bytes
+	Gear   string        `json:"gear,omitempty"` // of a cycle that begins with it
 }
 
 // decide asks the law when the next cycle starts. The decision goes through a side effect, so that it is in the history
@@ -33,11 +34,15 @@ type decided struct {
 func (p *protection) decide(ctx workflow.Context) model.Cadence {
 	in := p.cadenceInput(workflow.Now(ctx))
 	why := cadence.Explain(in)
-	d := decided{why.Cadence, inWords(quantities(why)), seconds(quantity(why, "transfer"))}
-	if err := workflow.SideEffect(ctx, func(workflow.Context) any { return d }).Get(&d); err != nil {
+	p.shift(why.Cadence)
+	now := decided{why.Cadence, inWords(quantities(why)), seconds(quantity(why, "transfer")), p.gear()}
+	var d decided // nothing of now may be left in it: an old decision has no gear
+	if err := workflow.SideEffect(ctx, func(workflow.Context) any { return now }).Get(&d); err != nil {
 		p.log.Error("a recorded decision cannot be read", "error", err)
+		d = now
 	}
 	c := d.Cadence
+	p.st.Gear = d.Gear
 	p.short = false
 	if lawful(c.Binding) {
 		if c.Binding != model.BindingTMin && c.StartIn < atOnce {
@@ -137,7 +142,7 @@ func seconds(s float64) time.Duration {
 // writes does not push all others out.
 func (p *protection) remember(in cadence.Input, e cadence.Explanation, c model.Cadence) {
 	_, window := calendar.Effective(p.st.Policy, in.Now)
-	d := contract.Decision{At: in.Now, Cadence: c, RPO: in.RPO, Window: window, Inputs: quantities(e), Change: e.Change, Times: 1}
+	d := contract.Decision{At: in.Now, Cadence: c, RPO: in.RPO, Window: window, Inputs: quantities(e), Change: e.Change, Gear: p.st.Gear, Times: 1}
 	list := p.st.Decisions
 	if n := len(list); n > 0 {
 		if last := list[n-1]; !lawful(c.Binding) && last.Cadence.Binding == c.Binding && last.Cadence.Reason == c.Reason && last.Window == window {
@@ -168,7 +173,7 @@ func inWords(inputs []contract.Quantity) string {
 }
 
 func (p *protection) explain() contract.ExplainOut {
-	out := contract.ExplainOut{VM: p.vm, Policy: p.st.Policy, Degraded: p.degraded(), Cycles: p.learned.Cycles, Decisions: p.st.Decisions}
+	out := contract.ExplainOut{VM: p.vm, Policy: p.st.Policy, Gear: p.st.Gear, Degraded: p.degraded(), Cycles: p.learned.Cycles, Decisions: p.st.Decisions}
 	if o := p.st.Observed; o != nil {
 		out.Memory = o.Memory
 	}

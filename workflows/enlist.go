@@ -11,9 +11,6 @@ import (
 	"understudy/internal/model"
 )
 
-// changeListed is since when a protection keeps in its memo what a list shows of it.
-const changeListed = "listed-in-memo"
-
 // worthSaying: a wait shorter than an eighth of the RPO is not written down, for it is over before many have looked.
 const worthSaying = 8
 

@@ -82,7 +82,7 @@ func FailoverVM(ctx workflow.Context, in contract.FailoverIn) (contract.Failover
 		out:  contract.FailoverOut{Generation: in.Generation, Steps: []contract.FailoverStep{}},
 		word: in.Confirmed, forced: in.Force,
 	}
-	f.overlap.on = workflow.GetVersion(ctx, overlapSteps, workflow.DefaultVersion, 1) >= 1
+	f.overlap.on = since(ctx, overlapSteps)
 	workflow.Go(ctx, f.listen)
 	if err := contract.QueryFailover.Handle(ctx, func() (contract.FailoverOut, error) { return f.out, nil }); err != nil {
 		return f.out, err

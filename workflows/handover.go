@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/cadence"
 	"understudy/internal/model"
 )
 
@@ -123,7 +124,7 @@ func (p *protection) swapRoles(ctx workflow.Context, out contract.FailoverOut) {
 	st.Committed, st.Reseed, st.ForceResync, st.SkipFreeze = model.PointRef{}, "", "", false
 	st.InFlight, st.Observed, p.nextOrigin = nil, nil, nil
 	st.Unreplicated, st.Assumed = &now, true
-	st.Points, p.learned = 0, learned{} // another store, and the other direction of the link
+	st.Points, p.learned, p.gears, st.Gear = 0, learned{}, cadence.Gearbox{}, "" // another store, and the other direction of the link
 	st.Trigger, st.Off, st.TakeUp = nil, "", false
 	st.Failures, st.LastError = 0, ""
 	st.StandbyReady, st.StandbySilentAt = false, nil

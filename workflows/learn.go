@@ -25,11 +25,12 @@ const (
 // learned is what the past says about the next cycle. It lives as long as the roles: other hosts have another throughput.
 type learned struct {
 	cadence.Learned
-	Ladder  cadence.Ladder `json:"ladder"`
-	Size    dirtySize      `json:"size"`
-	LinkUse float64        `json:"link_use"` // of the host's budget, by all
-	CPU     spent          `json:"cpu"`
-	Granted int64          `json:"granted"` // bytes/s, when the grant was less than the transfer could have used
+	Ladder  cadence.Ladder  `json:"ladder"`
+	Gears   cadence.Gearbox `json:"gears"`
+	Size    dirtySize       `json:"size"`
+	LinkUse float64         `json:"link_use"` // of the host's budget, by all
+	CPU     spent           `json:"cpu"`
+	Granted int64           `json:"granted"` // bytes/s, when the grant was less than the transfer could have used
 }
 
 // dirtySize is the newest answer about the dirty clusters, and what the counters said then.

@@ -10,9 +10,6 @@ import (
 	"understudy/internal/model"
 )
 
-// overlapSteps: failovers that began before it do one step after the other.
-const overlapSteps = "overlap-steps-20261125"
-
 const clearAwayName = "clear away"
 
 // overlap is what a failover does beside its steps, because a VM is down meanwhile: nothing of it starts anything, and what it

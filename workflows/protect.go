@@ -7,6 +7,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/cadence"
 	"understudy/internal/model"
 )
 
@@ -39,18 +40,20 @@ type protection struct {
 	nextOrigin  *time.Time          // oldest write seen since the open capture
 	lastEnd     error               // of the last cycle
 
-	wanted    int           // number of the cycle that people wait for: it begins after their request
-	resync    string        // why that cycle does not trust the bitmaps; empty when it does
-	started   int           // cycles
-	ended     int           // cycles
-	learned   learned       // kept in the state between runs
-	unsure    time.Duration // of the planned cycle: what depends on the bytes
-	looks     int           // at the VM before this start
-	short     bool          // the cycle that was decided comes too late
-	putOff    float64       // share of the RPO up to which its start could be put off
-	due       time.Time     // when the cycle under way was to start; zero between cycles
-	settledAt time.Time     // of the newest point
-	givenBack bool          // an abandoned capture's writes are in the counters again
+	wanted    int             // number of the cycle that people wait for: it begins after their request
+	resync    string          // why that cycle does not trust the bitmaps; empty when it does
+	started   int             // cycles
+	ended     int             // cycles
+	learned   learned         // kept in the state between runs
+	unsure    time.Duration   // of the planned cycle: what depends on the bytes
+	looks     int             // at the VM before this start
+	gears     cadence.Gearbox // with the cycle that was decided
+	stages    bool            // the primary's agent has no other gear
+	short     bool            // the cycle that was decided comes too late
+	putOff    float64         // share of the RPO up to which its start could be put off
+	due       time.Time       // when the cycle under way was to start; zero between cycles
+	settledAt time.Time       // of the newest point
+	givenBack bool            // an abandoned capture's writes are in the counters again
 
 	bindAt  time.Time // binding failed; not before this
 	takeUps int       // that failed in a row
@@ -73,7 +76,7 @@ type protection struct {
 //	unprotect, from anywhere but FailingOver ──> retire ──> workflow completes
 func ProtectVM(ctx workflow.Context, in contract.ProtectIn) error {
 	p := open(ctx, in)
-	p.listing.on = workflow.GetVersion(ctx, changeListed, workflow.DefaultVersion, 1) == 1
+	p.listing.on = since(ctx, listedInMemo)
 	if err := p.listen(ctx); err != nil {
 		return err
 	}
@@ -103,7 +106,7 @@ func open(ctx workflow.Context, in contract.ProtectIn) *protection {
 		st.Links = map[string]string{}
 	}
 	return &protection{
-		in: in, st: st, vm: in.Spec.VM, learned: known,
+		in: in, st: st, vm: in.Spec.VM, learned: known, gears: known.Gears,
 		log: log.With(workflow.GetLogger(ctx), "vm", in.Spec.VM.Name),
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"compress/gzip"
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,7 +48,8 @@ func TestRecordHistories(t *testing.T) {
 		tell func(*recorder)
 	}{
 		{"life", recordLife}, {"crash", recordCrash}, {"fence", recordFence}, {"lease", recordLease}, {"rollback", recordRollback},
-		{"salvage", recordSalvage}, {"switchover", recordSwitchover}, {"test", recordTest},
+		{"salvage", recordSalvage}, {"switchover", recordSwitchover}, {"test", recordTest}, {"gear", recordGear}, {"inplace", recordInPlace},
+		{"cancel", recordCancel}, {"recover", recordRecover}, {"recovery", recordRecovery},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.tell(record1(ctx, t, c)) })
 	}
@@ -75,7 +78,7 @@ func record1(ctx context.Context, t *testing.T, c client.Client) *recorder {
 		require.NoError(t, err)
 	}
 	t.Cleanup(func() { // the next story has hosts of its own under the same names
-		for _, id := range []string{contract.ProtectID(theVM.UUID), contract.FailoverID(theVM.UUID, 2), contract.FailoverID(theVM.UUID, 3), contract.HostWatchID(hostA), contract.HostWatchID(hostB)} {
+		for _, id := range []string{contract.ProtectID(theVM.UUID), contract.FailoverID(theVM.UUID, 2), contract.FailoverID(theVM.UUID, 3), contract.HostWatchID(hostA), contract.HostWatchID(hostB), contract.RecoveryID} {
 			_ = c.TerminateWorkflow(context.WithoutCancel(ctx), id, "", "the story has ended")
 		}
 	})
@@ -84,7 +87,12 @@ func record1(ctx context.Context, t *testing.T, c client.Client) *recorder {
 
 func (r *recorder) begin(guards int) {
 	p := policy()
-	p.RPO, r.guards = 4*time.Second, guards
+	p.RPO = 4 * time.Second
+	r.beginWith(p, guards)
+}
+
+func (r *recorder) beginWith(p model.Policy, guards int) {
+	r.guards = guards
 	run, err := r.c.ExecuteWorkflow(r.ctx, startOptions(), contract.ProtectVMName, protectIn(p))
 	require.NoError(r.t, err)
 	r.run = run
@@ -261,4 +269,89 @@ func recordTest(r *recorder) {
 	out := ask(r, contract.UpdTestFailover, contract.TestRequestIn{By: "ada"})
 	r.until("its result", func(st contract.ProtectState) bool { return len(st.Tests) == 1 })
 	r.keep("test-failover", out.WorkflowID, "")
+}
+
+// recordGear is a guest that writes all the time under a short target. What it costs is counted in TestTheEventsOfACycleInTheRecordedHistory.
+func recordGear(r *recorder) {
+	p := policy()
+	p.RPO, r.pace = 5*time.Second, 5*time.Millisecond
+	r.beginWith(p, 0)
+	r.until("cycles in the merged gear", func(st contract.ProtectState) bool { return st.Totals.Cycles >= 12 })
+	r.keep("protect-in-the-merged-gear", r.run.GetID(), "")
+}
+
+func recordInPlace(r *recorder) {
+	p := policy()
+	p.RPO, p.RecoverInPlace = 4*time.Second, 1
+	r.beginWith(p, 0)
+	r.crash()
+	n := r.until("the restart", func(st contract.ProtectState) bool { return st.Totals.Restarts == 1 }).Totals.Cycles
+	r.until("a point after it", func(st contract.ProtectState) bool { return st.Totals.Cycles > n+1 })
+	r.keep("protect-restarted-in-place", r.run.GetID(), "")
+}
+
+// recordCancel cancels a failover when the old copy has given up, from inside the step that follows.
+func recordCancel(r *recorder) {
+	r.begin(0)
+	var once sync.Once
+	r.mu.Lock()
+	r.hooks["materialize"] = func(context.Context) {
+		once.Do(func() {
+			require.NoError(r.t, r.c.CancelWorkflow(r.ctx, contract.FailoverID(theVM.UUID, 2), ""))
+			time.Sleep(2 * time.Second)
+		})
+	}
+	r.mu.Unlock()
+	r.crash()
+	st := r.until("the way back", func(st contract.ProtectState) bool { return st.Failover != nil && st.Failover.Outcome != "" })
+	require.Equal(r.t, contract.OutcomeRolledBack, st.Failover.Outcome)
+	_ = r.c.GetWorkflow(r.ctx, st.Failover.WorkflowID, "").Get(r.ctx, nil)
+	r.keep("failover-cancelled", st.Failover.WorkflowID, "")
+}
+
+func recordRecover(r *recorder) {
+	p := policy()
+	p.RPO = 4 * time.Second
+	_, err := r.records.Begin(r.ctx, theVM, 3, hostA)
+	require.NoError(r.t, err)
+	require.NoError(r.t, r.records.Keep(r.ctx, theVM.UUID, hostB, p))
+	r.mu.Lock()
+	at := r.now().Add(-time.Minute)
+	r.hosts[hostB].points = append(r.hosts[hostB].points, contract.PointView{PointRef: model.PointRef{Generation: 3, Seq: 9}, TakenAt: at, VerifiedAt: at, Primary: hostA})
+	r.mu.Unlock()
+	run, err := r.c.ExecuteWorkflow(r.ctx, client.StartWorkflowOptions{ID: contract.RecoverID, TaskQueue: contract.ControlQueue}, contract.RecoverName)
+	require.NoError(r.t, err)
+	require.NoError(r.t, run.Get(r.ctx, nil))
+	r.run = r.c.GetWorkflow(r.ctx, contract.ProtectID(theVM.UUID), "")
+	r.until("two points more", func(st contract.ProtectState) bool { return st.Totals.Cycles >= 2 && st.Phase == model.PhaseProtected })
+	r.keep("recover", contract.RecoverID, "")
+	r.keep("protect-recovered", r.run.GetID(), "")
+}
+
+// recordRecovery is four failovers that ask for one host at once; those who ask are made up, so nobody hears the answers.
+func recordRecovery(r *recorder) {
+	for i, tier := range []model.Tier{model.Bronze, model.Gold, model.Silver, model.Gold} {
+		vm := model.VMRef{Name: fmt.Sprintf("vm%d", i), UUID: fmt.Sprintf("%d1111111-2222-3333-4444-555555555555", i)}
+		ask := contract.StartAsk{VM: vm, Target: hostB, Tier: tier, At: r.now(), ReplyTo: contract.FailoverID(vm.UUID, 2)}
+		_, err := r.c.SignalWithStartWorkflow(r.ctx, contract.RecoveryID, contract.SigStartAsk.Name, ask,
+			client.StartWorkflowOptions{TaskQueue: contract.ControlQueue}, contract.RecoveryName, contract.RecoveryIn{})
+		require.NoError(r.t, err)
+	}
+	ended := map[string]bool{}
+	require.Eventually(r.t, func() bool {
+		v, err := r.c.QueryWorkflow(r.ctx, contract.RecoveryID, "", contract.QueryRecovery.Name)
+		if err != nil {
+			return false
+		}
+		var now contract.RecoveryIn
+		require.NoError(r.t, v.Get(&now))
+		for _, s := range now.Starting {
+			if !ended[s.VM.UUID] {
+				ended[s.VM.UUID] = true
+				require.NoError(r.t, r.c.SignalWorkflow(r.ctx, contract.RecoveryID, "", contract.SigStartEnded.Name, contract.StartEnded{VM: s.VM, OK: true, At: r.now()}))
+			}
+		}
+		return len(now.Ended) == 4
+	}, 2*time.Minute, 200*time.Millisecond)
+	r.keep("recovery-in-order", contract.RecoveryID, "")
 }

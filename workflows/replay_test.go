@@ -40,6 +40,12 @@ var recorded = map[string]struct {
 	"hostwatch-of-the-lost":        {contract.HostWatchName, 0, []string{contract.SigAttach.Name, "watch-host"}},
 	"switchover":                   {contract.FailoverVMName, enums.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, []string{"surrender", "permit", "start"}},
 	"protect-through-a-switchover": {contract.ProtectVMName, 0, []string{contract.UpdSwitchover.Name}},
+	"failover-cancelled":           {contract.FailoverVMName, enums.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED, []string{"surrender", "materialize"}},
+	"protect-in-the-merged-gear":   {contract.ProtectVMName, 0, []string{"snapshot", "capture-and-send", "verify", "settle"}},
+	"protect-restarted-in-place":   {contract.ProtectVMName, 0, []string{"restart", contract.SigVMEvent.Name}},
+	"recover":                      {contract.RecoverName, enums.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, []string{"list-records"}},
+	"protect-recovered":            {contract.ProtectVMName, 0, []string{"points", "preflight", "verify"}},
+	"recovery-in-order":            {contract.RecoveryName, 0, []string{contract.SigStartAsk.Name, contract.SigStartEnded.Name}},
 	"test-failover":                {contract.TestFailoverName, enums.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, []string{"test-probe"}},
 }
 

@@ -17,6 +17,8 @@ import (
 func (w *world) sound(out contract.FailoverOut) {
 	w.t.Helper()
 	rec := w.record()
+	w.mu.Lock() // an activity that nobody waits for may still run
+	defer w.mu.Unlock()
 	writers := 0
 	for _, h := range w.hosts {
 		if h.writes() {

@@ -100,7 +100,7 @@ func (p *protection) giveUp(ctx workflow.Context) {
 			p.log.Warn("a capture was not abandoned", "point", fl.PointRef.String(), "error", err)
 		}
 	}
-	if fl.Stage != stageSnapshot && !p.silent(p.st.Standby) {
+	if (fl.Stage != stageSnapshot || p.st.Gear == contract.GearMerged) && !p.silent(p.st.Standby) {
 		if _, err := stage(p, ctx, contract.Discard, p.queue(p.st.Standby), "throw the staging away", p.pointIn(fl.PointRef)); err != nil {
 			p.log.Warn("a staging was not discarded", "point", fl.PointRef.String(), "error", err)
 		}
@@ -108,8 +108,8 @@ func (p *protection) giveUp(ctx workflow.Context) {
 	if st := p.st; fl.Origin != nil && (st.Unreplicated == nil || fl.Origin.Before(*st.Unreplicated)) {
 		st.Unreplicated = fl.Origin
 	}
-	p.st.Assumed = p.st.Assumed && fl.DirtyBytes == 0
-	p.givenBack = !fl.TakenAt.IsZero()
+	p.st.Assumed = p.st.Assumed && fl.DirtyBytes == 0 && fl.Stage != stageSend
+	p.givenBack = !fl.TakenAt.IsZero() || fl.Stage == stageSend
 	p.st.InFlight, p.nextOrigin = nil, nil
 }
 

@@ -119,13 +119,10 @@ func (p *protection) attachTo(ctx workflow.Context, h model.HostID) {
 	p.clear(unwatchedAlert(h))
 }
 
-// attachMissing: runs that began before it do not try again.
-const attachMissing = "attach-missing-20261125"
-
 // attachAgain tries what attach could not do: a protection may be recovered before the agent of a host has its watch started.
 func (p *protection) attachAgain(ctx workflow.Context) {
 	for _, h := range []model.HostID{p.st.Primary, p.st.Standby} {
-		if p.alertAt(unwatchedAlert(h)) >= 0 && workflow.GetVersion(ctx, attachMissing, workflow.DefaultVersion, 1) >= 1 {
+		if p.alertAt(unwatchedAlert(h)) >= 0 && since(ctx, attachMissing) {
 			p.attachTo(ctx, h)
 		}
 	}

@@ -66,9 +66,16 @@ func (p *protection) show(ctx workflow.Context) {
 	}
 	fmt.Fprintf(&b, "- exposure: %s\n", p.exposure(ctx).Round(100*time.Millisecond))
 	if fl := st.InFlight; fl != nil {
-		fmt.Fprintf(&b, "- under way: point %d, %s, %s to look at\n", fl.Seq, fl.Stage, size(fl.DirtyBytes))
+		look := ""
+		if fl.Stage != stageSend {
+			look = ", " + size(fl.DirtyBytes) + " to look at"
+		}
+		fmt.Fprintf(&b, "- under way: point %d, %s%s\n", fl.Seq, fl.Stage, look)
 	} else if !st.Cadence.NextAt.IsZero() {
 		fmt.Fprintf(&b, "- next: %s (%s: %s)\n", st.Cadence.NextAt.UTC().Format(time.DateTime), st.Cadence.Binding, st.Cadence.Reason)
+	}
+	if st.Gear != "" {
+		fmt.Fprintf(&b, "- gear: %s\n", st.Gear)
 	}
 	p.showWhy(&b)
 	fmt.Fprintf(&b, "- points %d, looks without a cycle %d, failures %d, violations %d\n", st.Totals.Cycles, st.Totals.Skipped, st.Totals.Failures, st.Totals.Violations)

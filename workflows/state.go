@@ -52,9 +52,7 @@ func (p *protection) rest(ctx workflow.Context, c model.Cadence) bool {
 
 // sleep waits for d or until something wakes the loop; true when nothing did.
 func (p *protection) sleep(ctx workflow.Context, d time.Duration, summary string) bool {
-	woken, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
-		Timeout: max(d, time.Millisecond), TimerOptions: workflow.TimerOptions{Summary: summary},
-	}, func() bool { return p.wake })
+	woken, err := awaitFor(ctx, max(d, time.Millisecond), summary, func() bool { return p.wake })
 	return err == nil && !woken
 }
 
@@ -118,6 +116,12 @@ func (p *protection) peek(ctx workflow.Context) error {
 	if err != nil {
 		return err
 	}
+	p.saw(ctx, out)
+	return nil
+}
+
+// saw takes in what the primary's agent answered.
+func (p *protection) saw(ctx workflow.Context, out model.Observation) {
 	p.heard(p.st.Primary)
 	if out.Running && p.st.Off != "" {
 		p.vmIsBack(ctx)
@@ -127,7 +131,6 @@ func (p *protection) peek(ctx workflow.Context) error {
 	if !out.Running && p.st.Off == "" {
 		p.st.Off = "libvirt says " + out.State
 	}
-	return nil
 }
 
 // observed learns from what the primary's agent saw. The oldest unreplicated write is only ever made younger by a verified
@@ -165,7 +168,14 @@ func (p *protection) assumeWrites(ctx workflow.Context) {
 	if st.Observed != nil && st.Observed.At.Before(since) {
 		since = st.Observed.At
 	}
-	st.Unreplicated, st.Assumed = &since, true
+	p.assumeWritesFrom(since)
+}
+
+// assumeWritesFrom: a VM that wrote nothing up to a moment ago is not idle for that.
+func (p *protection) assumeWritesFrom(at time.Time) {
+	if p.st.Unreplicated == nil {
+		p.st.Unreplicated, p.st.Assumed = &at, true
+	}
 }
 
 func (p *protection) exposure(ctx workflow.Context) time.Duration {
@@ -177,25 +187,31 @@ func (p *protection) exposure(ctx workflow.Context) time.Duration {
 
 // watchExposure is a coroutine of its own, because the loop may be stuck in a stage: it raises the alerts at three
 // quarters of the target (when behind the plan), at the target and at twice the target, when they are due and not when
-// somebody looks.
+// somebody looks. A timer that is a little early is left alone: it is cheaper that it fires for nothing, which it seldom does.
 func (p *protection) watchExposure(ctx workflow.Context) {
+	same := sameInstant
+	if since(ctx, cancelledTimers) {
+		same = func(was, is *time.Time) bool {
+			return sameInstant(was, is) || was != nil && is != nil && is.After(*was) && is.Sub(*was) < p.rpo(ctx)/littleEarly
+		}
+	}
 	for ctx.Err() == nil {
 		p.judgeExposure(ctx)
 		origin, rpo, phase, planned := p.st.Unreplicated, p.rpo(ctx), p.st.Phase, p.planned(ctx)
 		changed := func() bool {
-			return p.rpo(ctx) != rpo || p.st.Phase != phase || !sameInstant(p.st.Unreplicated, origin) || p.planned(ctx) != planned
+			return p.rpo(ctx) != rpo || p.st.Phase != phase || !same(origin, p.st.Unreplicated) || p.planned(ctx) != planned
 		}
 		at, rises := mode.NextThresholdOnPlan(p.exposure(ctx), rpo, planned)
 		if origin == nil || !rises {
 			_ = workflow.Await(ctx, changed)
 			continue
 		}
-		_, _ = workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
-			Timeout:      p.noLonger(ctx, max(at-p.exposure(ctx)+time.Millisecond, time.Second)),
-			TimerOptions: workflow.TimerOptions{Summary: fmt.Sprintf("exposure reaches %s", at)},
-		}, changed)
+		left := max(at-p.exposure(ctx)+time.Millisecond, time.Second)
+		_, _ = awaitFor(ctx, p.noLonger(ctx, left), fmt.Sprintf("exposure reaches %s", at), changed)
 	}
 }
+
+const littleEarly = 10 // of the target
 
 func sameInstant(a, b *time.Time) bool {
 	if a == nil || b == nil {

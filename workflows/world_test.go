@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -27,6 +28,8 @@ const (
 	hostA = model.HostID("host-a")
 	hostB = model.HostID("host-b")
 )
+
+const steadyRate = 60e3 // bytes/s of a guest that writes all the time
 
 var theVM = model.VMRef{Name: "db1", UUID: "11111111-2222-3333-4444-555555555555"}
 
@@ -65,12 +68,15 @@ type world struct {
 	faults   map[string][]fault
 	hooks    map[string]func(context.Context) // runs inside the activity, without the lock
 	idle     bool                             // the guest writes nothing; otherwise something every second
+	pace     time.Duration                    // from a capture to the next write; a second when it is not set
 	captured time.Time
 	updates  int
 	taken    []contract.SnapshotIn
+	together []model.Seq // captured and sent in one
 	built    []contract.VerifyIn
 	sent     []contract.ReplicateIn
 	pruned   []contract.PruneIn
+	dirty    int64                // of a capture; at least 1 MiB
 	slow     func() time.Duration // what moving a capture seems to take
 	started  []model.PointRef
 	permits  []*model.Evidence
@@ -180,38 +186,41 @@ func wire(err error) error {
 }
 
 func serve[In, Out any](w *world, a contract.Activity[In, Out], do func(h *fakeHost, in In) (Out, error)) {
-	a.Register(w.reg, func(ctx context.Context, in In) (Out, error) {
-		var none Out
-		w.mu.Lock()
-		host := hostOf(activity.GetInfo(ctx).TaskQueue)
-		hook := w.hooks[a.Name]
-		w.calls = append(w.calls, strings.TrimSuffix(a.Name+"@"+string(host), "@"))
-		w.mu.Unlock()
-		if hook != nil {
-			hook(ctx)
-			if ctx.Err() != nil {
-				return none, temporal.NewCanceledError()
-			}
+	a.Register(w.reg, func(ctx context.Context, in In) (Out, error) { return visit(ctx, w, a, in, do) })
+}
+
+// visit is an activity's way: it is counted, its hook runs, its host may be away, and a fault may be in its way.
+func visit[In, Out any](ctx context.Context, w *world, a contract.Activity[In, Out], in In, do func(h *fakeHost, in In) (Out, error)) (Out, error) {
+	var none Out
+	w.mu.Lock()
+	host := hostOf(activity.GetInfo(ctx).TaskQueue)
+	hook := w.hooks[a.Name]
+	w.calls = append(w.calls, strings.TrimSuffix(a.Name+"@"+string(host), "@"))
+	w.mu.Unlock()
+	if hook != nil {
+		hook(ctx)
+		if ctx.Err() != nil {
+			return none, temporal.NewCanceledError()
 		}
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		h := w.hosts[host]
-		if h != nil && (h.cutOff || h.off) {
-			return none, timeout(enums.TIMEOUT_TYPE_SCHEDULE_TO_START)
-		}
-		f := fault{}
-		if q := w.faults[a.Name]; len(q) > 0 {
-			f, w.faults[a.Name] = q[0], q[1:]
-		}
-		if f.err != nil && !f.lost {
-			return none, f.err
-		}
-		out, err := do(h, in)
-		if f.lost {
-			return none, f.err
-		}
-		return out, err
-	})
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	h := w.hosts[host]
+	if h != nil && (h.cutOff || h.off) {
+		return none, timeout(enums.TIMEOUT_TYPE_SCHEDULE_TO_START)
+	}
+	f := fault{}
+	if q := w.faults[a.Name]; len(q) > 0 {
+		f, w.faults[a.Name] = q[0], q[1:]
+	}
+	if f.err != nil && !f.lost {
+		return none, f.err
+	}
+	out, err := do(h, in)
+	if f.lost {
+		return none, f.err
+	}
+	return out, err
 }
 
 func hostOf(queue string) model.HostID {
@@ -278,7 +287,7 @@ func (w *world) evidence(k model.EvidenceKind, g model.Generation) (contract.Evi
 }
 
 func (w *world) serveStages() {
-	serve(w, contract.Snapshot, func(h *fakeHost, in contract.SnapshotIn) (contract.SnapshotOut, error) {
+	snapshot := func(h *fakeHost, in contract.SnapshotIn) (contract.SnapshotOut, error) {
 		if err := h.admit(in.Fence); err != nil {
 			return contract.SnapshotOut{}, err
 		}
@@ -293,7 +302,10 @@ func (w *world) serveStages() {
 		case in.ForceResync != "":
 			mode = model.ModeResync
 		}
-		now := w.now()
+		now, wrote := w.now(), max(w.dirty, 1<<20)
+		if w.pace > 0 && !w.captured.IsZero() {
+			wrote = int64(now.Sub(w.captured).Seconds() * steadyRate)
+		}
 		origin := w.oldestWrite(now)
 		w.captured = now
 		stalled := 0.0
@@ -303,11 +315,11 @@ func (w *world) serveStages() {
 		return contract.SnapshotOut{
 			StallMS: stalled,
 			Point:   model.PointRef{Generation: in.Generation, Seq: in.Seq}, TakenAt: now, Consistency: model.CrashConsistent, Origin: origin,
-			Disks: []model.SnapshotDisk{{Disk: model.Disk{Target: "vda"}, Mode: mode}}, DirtyBytes: 1 << 20,
-			WrittenBytes: 1 << 20,
+			Disks: []model.SnapshotDisk{{Disk: model.Disk{Target: "vda"}, Mode: mode}}, DirtyBytes: wrote,
+			WrittenBytes: wrote,
 		}, nil
-	})
-	serve(w, contract.Replicate, func(h *fakeHost, in contract.ReplicateIn) (contract.ReplicateOut, error) {
+	}
+	replicate := func(h *fakeHost, in contract.ReplicateIn) (contract.ReplicateOut, error) {
 		w.sent = append(w.sent, in)
 		out := contract.ReplicateOut{SentBytes: 1000, Disks: []contract.DiskStats{{Target: "vda", ChangedBytes: 2000}}}
 		if w.slow != nil {
@@ -321,7 +333,10 @@ func (w *world) serveStages() {
 			out.Compared, out.Disks[0].UnreplicatedBytes = true, w.unreplicated
 		}
 		return out, h.admit(in.Fence)
-	})
+	}
+	serve(w, contract.Snapshot, snapshot)
+	serve(w, contract.Replicate, replicate)
+	w.serveMerged(snapshot, replicate)
 	serve(w, contract.Verify, func(h *fakeHost, in contract.VerifyIn) (contract.VerifyOut, error) {
 		if err := h.admit(in.Fence); err != nil {
 			return contract.VerifyOut{}, err
@@ -336,11 +351,17 @@ func (w *world) serveStages() {
 		h.points = append(h.points, contract.PointView{PointRef: in.Point, TakenAt: in.TakenAt, VerifiedAt: now, Primary: in.Primary})
 		return contract.VerifyOut{Point: in.Point, VerifiedAt: now, Points: len(h.points), AtRest: h.atRest}, nil
 	})
-	for _, a := range []contract.Activity[contract.PointIn, contract.SettleOut]{contract.Settle, contract.Abandon} {
-		serve(w, a, func(h *fakeHost, in contract.PointIn) (contract.SettleOut, error) {
-			return contract.SettleOut{}, h.admit(in.Fence)
-		})
-	}
+	serve(w, contract.Settle, func(h *fakeHost, in contract.SettleIn) (contract.SettleOut, error) {
+		out := contract.SettleOut{}
+		if in.Look {
+			o := w.look(h)
+			out.Observed = &o
+		}
+		return out, h.admit(in.Fence)
+	})
+	serve(w, contract.Abandon, func(h *fakeHost, in contract.PointIn) (contract.SettleOut, error) {
+		return contract.SettleOut{}, h.admit(in.Fence)
+	})
 	serve(w, contract.Discard, func(h *fakeHost, in contract.PointIn) (contract.None, error) {
 		return contract.None{}, h.admit(in.Fence)
 	})
@@ -354,7 +375,7 @@ func (w *world) serveStages() {
 }
 
 func (w *world) oldestWrite(now time.Time) *time.Time {
-	t := w.captured.Add(time.Second)
+	t := w.captured.Add(cmp.Or(w.pace, time.Second))
 	if w.idle || t.After(now) {
 		return nil
 	}
@@ -364,6 +385,22 @@ func (w *world) oldestWrite(now time.Time) *time.Time {
 	return &t
 }
 
+func (w *world) look(h *fakeHost) model.Observation {
+	now := w.now()
+	o := model.Observation{At: now, Running: h.running, State: "running", DirtyBytes: 0, SamplePeriod: 1, Terms: w.terms()}
+	if !h.running {
+		o.State = "shut off"
+	}
+	if !w.idle {
+		o.OldestWrite, o.DirtyBytes, o.WriteReqs, o.WrittenBytes = w.oldestWrite(now), 1<<20, 10, 1<<20
+	}
+	if w.pace > 0 {
+		o.DirtyBytes = int64(now.Sub(w.captured).Seconds() * steadyRate)
+		o.WrittenBytes = o.DirtyBytes
+	}
+	return o
+}
+
 func (w *world) serveHosts() {
 	serve(w, contract.Preflight, func(h *fakeHost, in contract.PreflightIn) (contract.PreflightOut, error) {
 		return contract.PreflightOut{
@@ -371,15 +408,7 @@ func (w *world) serveHosts() {
 		}, nil
 	})
 	serve(w, contract.Observe, func(h *fakeHost, in contract.ObserveIn) (model.Observation, error) {
-		now := w.now()
-		o := model.Observation{At: now, Running: h.running, State: "running", DirtyBytes: 0, SamplePeriod: 1, Terms: w.terms()}
-		if !h.running {
-			o.State = "shut off"
-		}
-		if !w.idle {
-			o.OldestWrite, o.DirtyBytes, o.WriteReqs, o.WrittenBytes = w.oldestWrite(now), 1<<20, 10, 1<<20
-		}
-		return o, h.admit(in.Fence)
+		return w.look(h), h.admit(in.Fence)
 	})
 	serve(w, contract.Retire, func(*fakeHost, contract.RetireIn) (contract.RetireOut, error) {
 		return contract.RetireOut{Leftovers: []string{}}, nil

@@ -139,11 +139,6 @@ type VerifyOut struct {
 	AtRest     string         `json:"at_rest,omitempty"`       // of the standby's facts
 }
 
-// SettleOut says what settling the primary left.
-type SettleOut struct {
-	Leftovers []string `json:"leftovers"`
-}
-
 // PruneIn asks the standby to drop points beyond the policy.
 type PruneIn struct {
 	Fence
@@ -399,6 +394,12 @@ func bulkOptions(scheduleToStart float64) workflow.ActivityOptions {
 	return o
 }
 
+func captureAndSendOptions() workflow.ActivityOptions {
+	o := bulkOptions(15)
+	o.RetryPolicy.MaximumAttempts = 3
+	return o
+}
+
 func controlOptions(startToClose float64, attempts int32) workflow.ActivityOptions {
 	o := hostOptions(startToClose, 0, attempts)
 	o.ScheduleToStartTimeout = seconds(60)
@@ -411,7 +412,7 @@ var (
 	Preflight   = Activity[PreflightIn, PreflightOut]{"preflight", hostOptions(45, 6, 2)}
 	Snapshot    = Activity[SnapshotIn, SnapshotOut]{"snapshot", hostOptions(120, 6, 2)}
 	Abandon     = Activity[PointIn, SettleOut]{"abandon", hostOptions(60, 6, 2)}
-	Settle      = Activity[PointIn, SettleOut]{"settle", hostOptions(60, 6, 3)}
+	Settle      = Activity[SettleIn, SettleOut]{"settle", hostOptions(60, 6, 3)}
 	Observe     = Activity[ObserveIn, model.Observation]{"observe", hostOptions(10, 0, 2)}
 	Points      = Activity[PointsIn, PointsOut]{"points", hostOptions(20, 0, 2)}
 	Retire      = Activity[RetireIn, RetireOut]{"retire", hostOptions(120, 6, 3)}

@@ -45,6 +45,7 @@ type Decision struct {
 	Window  string        `json:"window,omitempty"` // of the calendar
 	Inputs  []Quantity    `json:"inputs,omitempty"`
 	Change  []string      `json:"change,omitempty"` // what would change it
+	Gear    string        `json:"gear,omitempty"`   // of a cycle that begins with it
 	Times   int           `json:"times"`            // in a row with this result; At and the inputs are of the last
 }
 
@@ -52,6 +53,7 @@ type Decision struct {
 type ExplainOut struct {
 	VM        model.VMRef  `json:"vm"`
 	Policy    model.Policy `json:"policy"`
+	Gear      string       `json:"gear,omitempty"`
 	Degraded  string       `json:"degraded,omitempty"` // what is left out because not everything fits; empty when nothing is
 	Cycles    int          `json:"cycles"`             // that were learned from
 	Decisions []Decision   `json:"decisions"`          // newest last

@@ -42,6 +42,7 @@ type Now struct {
 	Until time.Time `json:"until,omitzero"`
 
 	Cadence      model.Cadence     `json:"cadence,omitzero"`
+	Gear         string            `json:"gear,omitempty"`
 	Unreplicated *time.Time        `json:"unreplicated,omitempty"`
 	Assumed      bool              `json:"assumed,omitempty"`
 	Committed    model.PointRef    `json:"committed,omitzero"`
@@ -63,7 +64,7 @@ func ListedOf(vm model.VMRef, st ProtectState) Listed {
 // NowOf a protection of which there is nothing else to say until then.
 func NowOf(rev int64, st ProtectState, until time.Time) Now {
 	n := Now{
-		Rev: rev, Plain: true, Until: until, Cadence: st.Cadence, Unreplicated: st.Unreplicated, Assumed: st.Assumed,
+		Rev: rev, Plain: true, Until: until, Cadence: st.Cadence, Gear: st.Gear, Unreplicated: st.Unreplicated, Assumed: st.Assumed,
 		Committed: st.Committed, Points: st.Points, Totals: st.Totals,
 	}
 	if st.Observed != nil {
@@ -81,7 +82,7 @@ func (l Listed) Describe(n Now) DescribeOut {
 		Accepted: true, Phase: l.Phase, Primary: l.Primary, Standby: l.Standby, StandbyReady: l.StandbyReady, Generation: l.Generation,
 		Policy: l.Policy, Paused: l.Paused, Off: l.Off, Warnings: l.Warnings, Admission: l.Admission, Lease: l.Lease,
 		Failover: l.Failover, Tests: l.Tests, Rescue: l.Rescue,
-		Cadence: n.Cadence, Unreplicated: n.Unreplicated, Assumed: n.Assumed, Committed: n.Committed, Points: n.Points, Totals: n.Totals,
+		Cadence: n.Cadence, Gear: n.Gear, Unreplicated: n.Unreplicated, Assumed: n.Assumed, Committed: n.Committed, Points: n.Points, Totals: n.Totals,
 		Alerts: []Alert{}, Told: n.Rev,
 	}
 	if n.Memory != nil {

@@ -102,6 +102,7 @@ type ProtectState struct {
 	InFlight   *InFlight        `json:"in_flight,omitempty"`
 	Paused     *PauseInfo       `json:"paused,omitempty"`
 	Cadence    model.Cadence    `json:"cadence"`
+	Gear       string           `json:"gear,omitempty"` // of the next cycle; of the one under way while there is one
 	// Unreplicated is the time of the oldest guest write not in a verified point, nil when there is none.
 	Unreplicated *time.Time         `json:"unreplicated,omitempty"`
 	Observed     *model.Observation `json:"observed,omitempty"`
@@ -213,7 +214,9 @@ type FailoverTrigger struct {
 // InFlight is the cycle under way, for progress bars and for cleaning up after a failure.
 type InFlight struct {
 	model.PointRef
-	Stage     string    `json:"stage"` // snapshot, replicate, verify; unclear when verify may have committed
+	// Stage is snapshot, replicate, verify; capture and send while one activity does the first two; unclear when verify may have
+	// committed.
+	Stage     string    `json:"stage"`
 	StartedAt time.Time `json:"started_at"`
 	// Origin is the oldest write that this capture holds; exposure counts from here until it is verified.
 	Origin     *time.Time `json:"origin,omitempty"`

@@ -23,7 +23,7 @@ func roots() []any {
 		ProtectIn{}, FailoverIn{}, FailoverOut{}, HostWatchIn{}, ChildFinishedIn{}, DescribeOut{}, Detail{},
 		UtilizationIn{}, VMEventIn{}, HostSignalIn{}, CrashIn{}, PauseIn{}, ResumeIn{}, SetPolicyIn{}, ReplicateNowIn{}, ReplicateNowOut{},
 		FailoverRequestIn{}, FailoverRequestOut{}, UnprotectIn{}, UnprotectOut{}, AttachIn{}, InspectIn{}, InspectOut{},
-		SnapshotIn{}, SnapshotOut{}, PointIn{}, ReplicateIn{}, ReplicateProgress{}, ReplicateOut{}, VerifyIn{}, VerifyOut{}, SettleOut{},
+		SnapshotIn{}, SnapshotOut{}, PointIn{}, SettleIn{}, CaptureAndSendIn{}, CaptureAndSendOut{}, ReplicateIn{}, ReplicateProgress{}, ReplicateOut{}, VerifyIn{}, VerifyOut{}, SettleOut{},
 		PruneIn{}, PruneOut{}, PointsIn{}, PointsOut{}, ObserveIn{}, model.Observation{}, PreflightIn{}, PreflightOut{}, RetireIn{}, RetireOut{},
 		WatchIn{}, WatchOut{}, ClaimIn{}, PermitIn{}, RecordOut{}, SealIn{}, SealOut{}, SurrenderIn{}, EvidenceOut{}, FenceIn{},
 		ExplainOut{}, WitnessIn{}, WitnessOut{}, MaterializeIn{}, MaterializeOut{}, StartIn{}, StartOut{}, ConfirmIn{}, ConfirmOut{},

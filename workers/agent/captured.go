@@ -1,6 +1,10 @@
 package agent
 
-import "understudy/internal/model"
+import (
+	"time"
+
+	"understudy/internal/model"
+)
 
 // CapturedBytes implements activities.Watcher.
 func (w *watcher) CapturedBytes(vm model.VMRef, p model.PointRef) int64 {
@@ -16,4 +20,24 @@ func (w *watcher) CapturedBytes(vm model.VMRef, p model.PointRef) int64 {
 		}
 	}
 	return 0
+}
+
+// Answering implements activities.Watcher.
+func (w *watcher) Answering(vm model.VMRef, p model.PointRef) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e, ok := w.vms[vm.UUID]; ok {
+		e.answering, e.answeringAt = p, w.now()
+	}
+}
+
+// answered says that the answer which tells the first write since the capture is still on its way. What is not settled within
+// its target is told all the same.
+func (e *entry) answered(now time.Time) bool {
+	for _, c := range e.Meter.Open {
+		if c.Point == e.answering {
+			return now.Sub(e.answeringAt) < e.RPO
+		}
+	}
+	return false
 }

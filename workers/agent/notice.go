@@ -45,6 +45,9 @@ func (w *watcher) consider(e *entry, first bool, pressed string) string {
 		}
 		return why
 	}
+	if e.answered(w.now()) {
+		return ""
+	}
 	why := e.tell
 	if !e.budget.spend(w.now(), e.RPO, false) {
 		return ""

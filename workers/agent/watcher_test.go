@@ -174,6 +174,49 @@ func TestTheFirstWriteOfAnIdleVMIsToldOnceAndNothingElse(t *testing.T) {
 	require.WithinDuration(t, before, *r.plane.util[0].Observation.OldestWrite, 0, "one sample earlier")
 }
 
+// Where an answer on its way tells what is written after a capture, a signal would cost the protection and say nothing new.
+func TestAFirstWriteIsNotSignalledWhileAnAnswerIsToTellIt(t *testing.T) {
+	told := func(r *rig) int { r.out.wait(); r.plane.mu.Lock(); defer r.plane.mu.Unlock(); return len(r.plane.util) }
+	capture := func(r *rig, seq model.Seq) model.PointRef {
+		p := model.PointRef{Generation: 1, Seq: seq}
+		r.Serve(activities.Watched{VM: db1, Generation: 1, RPO: 30 * time.Second})
+		r.Answering(db1, p)
+		r.Capturing(context.Background(), db1, p)
+		r.Captured(db1, p, r.clock)
+		return p
+	}
+	for name, c := range map[string]struct {
+		happens func(r *rig, p model.PointRef)
+		want    int
+	}{
+		"the answer tells it": {func(r *rig, p model.PointRef) {
+			r.Verified(db1, p)
+			o, err := r.Observe(context.Background(), db1)
+			require.NoError(t, err)
+			require.NotNil(t, o.OldestWrite)
+		}, 0},
+		"it is settled without a look": {func(r *rig, p model.PointRef) { r.Verified(db1, p) }, 1},
+		"the capture is given up":      {func(r *rig, p model.PointRef) { r.Abandoned(db1, p) }, 1},
+		"nobody settles it": {func(r *rig, _ model.PointRef) {
+			for range 20 {
+				r.tick(t, 4096)
+			}
+		}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, filepath.Join(t.TempDir(), "watch"), running(), &plane{})
+			r.cycle(t, 1)
+			p := capture(r, 2)
+			r.tick(t, 4096)
+			r.tick(t, 4096)
+			require.Zero(t, told(r))
+			c.happens(r, p)
+			r.tick(t, 4096)
+			require.Equal(t, c.want, told(r))
+		})
+	}
+}
+
 func TestASealedHostTellsNothingAndGoesOnCounting(t *testing.T) {
 	r := newRig(t, filepath.Join(t.TempDir(), "watch"), running(), &plane{})
 	r.cycle(t, 1)

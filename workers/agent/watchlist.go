@@ -36,6 +36,9 @@ type entry struct {
 	recalled recalled
 	late     late
 
+	answering   model.PointRef // the first write after this capture is told with an answer
+	answeringAt time.Time
+
 	toldUse float64 // of the link, as its protection knows it
 }
 
