@@ -18,6 +18,7 @@ type explainView struct {
 	VM          string         `json:"vm"`
 	UUID        string         `json:"uuid"`
 	Policy      policyView     `json:"policy"`
+	Gear        string         `json:"gear,omitempty"` // of the next cycle, or of the one under way
 	Degraded    string         `json:"degraded,omitempty"`
 	Cycles      int            `json:"cycles_learned"`
 	Decisions   []decisionView `json:"decisions"`
@@ -49,6 +50,7 @@ type decisionView struct {
 	Reason      string              `json:"reason"`
 	RPO         float64             `json:"rpo_s"`
 	Window      string              `json:"window,omitempty"`
+	Gear        string              `json:"gear,omitempty"` // of a cycle that begins with it
 	Times       int                 `json:"times"`
 	Inputs      []contract.Quantity `json:"inputs"`
 	Change      []string            `json:"what_would_change_it"`
@@ -80,7 +82,7 @@ func explain(c *call) error {
 	if err != nil {
 		return err
 	}
-	v := explainView{"explanation", out.VM.Name, out.VM.UUID, policyOf(out.Policy), out.Degraded, out.Cycles, []decisionView{}, memoryOf(out.Memory)}
+	v := explainView{"explanation", out.VM.Name, out.VM.UUID, policyOf(out.Policy), out.Gear, out.Degraded, out.Cycles, []decisionView{}, memoryOf(out.Memory)}
 	for _, x := range out.Decisions {
 		v.Decisions = append(v.Decisions, decisionOf(x))
 	}
@@ -103,7 +105,7 @@ func explain(c *call) error {
 func decisionOf(d contract.Decision) decisionView {
 	v := decisionView{
 		At: d.At, StartIn: d.Cadence.StartIn.Seconds(), NextAt: d.Cadence.NextAt, Interval: d.Cadence.Interval.Seconds(), Look: d.Cadence.Skip,
-		Binding: d.Cadence.Binding, Reason: d.Cadence.Reason, RPO: d.RPO.Seconds(), Window: d.Window, Times: d.Times,
+		Binding: d.Cadence.Binding, Reason: d.Cadence.Reason, RPO: d.RPO.Seconds(), Window: d.Window, Gear: d.Gear, Times: d.Times,
 		Inputs: d.Inputs, Change: d.Change,
 	}
 	if v.Inputs == nil {
@@ -144,6 +146,9 @@ func explainTable(c *call, v explainView) error {
 	for _, what := range last.Change {
 		fmt.Fprintf(&b, "would change it: %s\n", what)
 	}
+	if v.Gear != "" {
+		fmt.Fprintf(&b, "gear: %s\n", gearWords(v.Gear))
+	}
 	if v.Degraded != "" {
 		fmt.Fprintf(&b, "not everything fits: %s\n", v.Degraded)
 	}
@@ -172,4 +177,14 @@ func (d decisionView) window() string {
 		text += " (" + d.Window + ")"
 	}
 	return text
+}
+
+func gearWords(gear string) string {
+	switch gear {
+	case contract.GearMerged:
+		return "merged: the primary captures and sends in one, and answers with a look"
+	case contract.GearStages:
+		return "stages: capturing and sending are apart, with looks in between"
+	}
+	return gear
 }

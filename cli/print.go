@@ -111,7 +111,11 @@ func story(c *call, v protectionView) error {
 		if v.Cadence.NextAt != nil {
 			next = fmt.Sprintf(" in %s", ui.Duration(max(0, v.Cadence.NextAt.Sub(now))))
 		}
-		fmt.Fprintf(&b, "next point%s: %s (%s)\n", next, v.Cadence.Reason, v.Cadence.Binding)
+		gear := ""
+		if v.Cadence.Gear != "" {
+			gear = ", gear " + v.Cadence.Gear
+		}
+		fmt.Fprintf(&b, "next point%s: %s (%s%s)\n", next, v.Cadence.Reason, v.Cadence.Binding, gear)
 	}
 	if v.InFlight != nil {
 		fmt.Fprintf(&b, "point %d: %s, since %s\n", v.InFlight.Seq, v.InFlight.Stage, ui.Duration(max(0, now.Sub(v.InFlight.StartedAt))))

@@ -109,6 +109,8 @@ type cadenceView struct {
 	NextAt   *time.Time    `json:"next_at"`
 	Reason   string        `json:"reason"`
 	Binding  model.Binding `json:"binding"`
+	// Gear is how the next cycle is made, or the one under way: "merged" (captured and sent in one) or "stages".
+	Gear string `json:"gear,omitempty"`
 }
 
 type pointBrief struct {
@@ -210,7 +212,7 @@ func viewOf(d contract.DescribeOut, now time.Time) protectionView {
 	v := protectionView{
 		VM: d.Spec.VM.Name, UUID: d.Spec.VM.UUID, Phase: st.Phase, Primary: st.Primary, Standby: st.Standby,
 		Generation: uint64(st.Generation), RPO: rpoOf(st, now), Lease: leaseOf(st.Lease), Points: st.Points, LastPoint: lastPoint(st),
-		Cadence: cadenceView{Interval: st.Cadence.Interval.Seconds(), NextAt: timeOrNil(st.Cadence.NextAt), Reason: st.Cadence.Reason, Binding: st.Cadence.Binding},
+		Cadence: cadenceView{Interval: st.Cadence.Interval.Seconds(), NextAt: timeOrNil(st.Cadence.NextAt), Reason: st.Cadence.Reason, Binding: st.Cadence.Binding, Gear: st.Gear},
 		Alerts:  []alertView{}, Warnings: append([]string{}, st.Warnings...), Policy: policyOf(st.Policy), LastError: st.LastError,
 		Totals: totalsView{
 			Cycles: st.Totals.Cycles, Skipped: st.Totals.Skipped, Failures: st.Totals.Failures, DirtyBytes: st.Totals.DirtyBytes,
