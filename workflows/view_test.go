@@ -85,7 +85,8 @@ func (v *view) say(ctx workflow.Context, format string, args ...any) {
 	if v.began.IsZero() {
 		v.began = now
 	}
-	v.lines = append(v.lines, fmt.Sprintf("%7.1f s ", now.Sub(v.began).Seconds())+fmt.Sprintf(format, args...))
+	line := fmt.Sprintf("%7.1f s ", now.Sub(v.began).Seconds()) + fmt.Sprintf(format, args...)
+	v.lines = append(v.lines, strings.TrimRight(line, " "))
 }
 
 func (v *view) InterceptWorkflow(_ workflow.Context, next interceptor.WorkflowInboundInterceptor) interceptor.WorkflowInboundInterceptor {
