@@ -187,12 +187,17 @@ func (p *protection) exposure(ctx workflow.Context) time.Duration {
 
 // watchExposure is a coroutine of its own, because the loop may be stuck in a stage: it raises the alerts at three
 // quarters of the target (when behind the plan), at the target and at twice the target, when they are due and not when
-// somebody looks. A timer that is a little early is left alone: it is cheaper that it fires for nothing, which it seldom does.
+// somebody looks. A timer that is a little off is left alone: early
+// ones fire for nothing, which is seldom, and late ones are late by less than anybody acts upon.
 func (p *protection) watchExposure(ctx workflow.Context) {
 	same := sameInstant
 	if since(ctx, cancelledTimers) {
 		same = func(was, is *time.Time) bool {
-			return sameInstant(was, is) || was != nil && is != nil && is.After(*was) && is.Sub(*was) < p.rpo(ctx)/littleEarly
+			if was == nil || is == nil {
+				return was == is
+			}
+			moved, rpo := is.Sub(*was), p.rpo(ctx)
+			return moved < rpo/littleEarly && -moved < rpo/littleLate
 		}
 	}
 	for ctx.Err() == nil {
@@ -211,7 +216,11 @@ func (p *protection) watchExposure(ctx workflow.Context) {
 	}
 }
 
-const littleEarly = 10 // of the target
+// Parts of the target by which that timer may be off.
+const (
+	littleEarly = 10
+	littleLate  = 50 // the first write after a capture is told as one sample earlier
+)
 
 func sameInstant(a, b *time.Time) bool {
 	if a == nil || b == nil {

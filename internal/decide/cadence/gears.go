@@ -7,9 +7,9 @@ type Gear int
 
 // Gears, from the cheapest a cycle to the richest.
 const (
-	GearAgent  Gear = iota // a batch activity of minutes, the agent decides the starts
-	GearMerged             // one activity a cycle
-	GearStages             // three activities and a timer
+	GearAgent  Gear = iota // the agent decides the starts: it does not exist (docs/adr/0015), the merged one stands for it
+	GearMerged             // captured and sent in one activity
+	GearStages             // an activity a stage
 )
 
 const (
