@@ -49,6 +49,7 @@ type Disk struct {
 	model.Disk
 	Allocated int64 // bytes used on the host
 	ReadOnly  bool
+	Direct    bool // QEMU goes past the host's page cache
 	// Problem says why it cannot be replicated (network source, block device, unknown format, shareable …); empty when it can.
 	// A CD-ROM, a floppy and a read-only disk have none: they are left out, and ReadOnly says so.
 	Problem string

@@ -65,10 +65,11 @@ type meter struct {
 	Since tally     `json:"since"` // after the newest capture
 	Open  []capture `json:"open"`  // oldest first
 
-	rate  float64 // bytes/s over the last gap
-	cpu   float64 // cores in use, between the last two times it was asked for
-	cpuAt time.Time
-	gap   time.Duration
+	rate    float64 // bytes/s over the last gap
+	cpu     float64 // cores in use, between the last two times it was asked for
+	cpuAt   time.Time
+	gap     time.Duration
+	quietAt time.Time // nothing was written from Last until then
 	// total counts all that was seen to be written, for who compares two moments.
 	total int64
 }
@@ -81,6 +82,16 @@ func (m *meter) missing() (first bool) {
 	}
 	return m.wrote(0, 0, m.Last.At)
 }
+
+// quiet takes in that nothing was written until then, which is known without a sample.
+func (m *meter) quiet(at time.Time) {
+	if m.Last != nil && at.After(m.Last.At) {
+		m.rate, m.quietAt = 0, at
+	}
+}
+
+// doubt takes that back.
+func (m *meter) doubt() { m.quietAt = time.Time{} }
 
 // feed takes a sample in and says whether it is the one that shows the first write since the last capture.
 func (m *meter) feed(s sample) (first bool) {
@@ -102,12 +113,17 @@ func (m *meter) feed(s sample) (first bool) {
 	if again {
 		bytes, reqs = s.Bytes, s.Reqs
 	}
-	if gap := s.At.Sub(last.At); gap > 0 {
+	from := last.At
+	if m.quietAt.After(from) && !m.quietAt.After(s.At) {
+		from = m.quietAt
+	}
+	m.quietAt = time.Time{}
+	if gap := s.At.Sub(from); gap > 0 {
 		m.rate, m.gap = float64(bytes)/gap.Seconds(), gap
 		m.total += bytes
 	}
 	if bytes > 0 || reqs > 0 || again {
-		return m.wrote(bytes, reqs, last.At)
+		return m.wrote(bytes, reqs, from)
 	}
 	return false
 }

@@ -199,7 +199,7 @@ func (a *agent) openWatcher() error {
 	}
 	a.watch = &watcher{
 		host: a.opts.Host, hv: looking{a.hv}, stopped: a.guard.standsStill, to: a.tell, out: a.out, list: list, load: &hostload.Meter{}, now: time.Now, log: a.log,
-		vms: entries, wake: make(chan struct{}, 1),
+		vms: entries, wake: make(chan struct{}, 1), stills: map[string]*still{}, proc: procRoot, local: local,
 	}
 	a.share = newShares(a.opts.LinkBudget, time.Now, a.watch.exposure, a.watch.served, a.log)
 	a.watch.link, a.share.book = a.share, a.watch

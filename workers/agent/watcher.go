@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,6 +54,11 @@ type watcher struct {
 	// memories estimates what guests do to their memory; nil does not.
 	memories  memories
 	measuring measuring
+	// proc is where the kernel tells of processes; empty: it is not asked. local says for which files it can be believed.
+	proc   string
+	local  func(path string) bool
+	stills map[string]*still // with sampling
+	asked  *float64          // VMs a round, of late; nil before the first
 	// stopped says that QEMU of the VM answers nobody; nil: of none.
 	stopped func(uuid string) bool
 	to      teller
@@ -116,7 +122,12 @@ func (w *watcher) period() time.Duration {
 			worth = min(worth, e.RPO/leastPerRPO)
 		}
 	}
-	return max(p, min(time.Duration(float64(len(w.vms))*float64(unitCost)/costShare), worth))
+	asked := float64(len(w.vms))
+	if w.asked != nil {
+		asked = min(*w.asked, asked)
+	}
+	cost := asked*float64(unitCost) + float64(len(w.vms))*float64(lookCost)
+	return max(p, min(time.Duration(cost/costShare), worth))
 }
 
 func periodOf(rpo time.Duration) time.Duration {
@@ -137,9 +148,14 @@ func (w *watcher) sample(ctx context.Context, asking string) error {
 	if len(q.Only) == 0 {
 		return nil
 	}
-	stats, err := w.hv.Stats(ctx, q)
-	if err != nil {
-		return err
+	told := q.Only
+	parts := w.part(&q, asking != "" || q.CPU, at)
+	var stats []hypervisor.Stats
+	if len(q.Only) > 0 {
+		var err error
+		if stats, err = w.hv.Stats(ctx, q); err != nil {
+			return err
+		}
 	}
 	load := w.hostLoad(ctx)
 	seen := make(map[string]hypervisor.Stats, len(stats))
@@ -152,14 +168,23 @@ func (w *watcher) sample(ctx context.Context, asking string) error {
 	if q.CPU {
 		w.cpuAt = at
 	}
-	for _, uuid := range q.Only {
+	if asking == "" {
+		asked := float64(len(q.Only))
+		if w.asked != nil {
+			asked = max(asked, (*w.asked+asked)/2)
+		}
+		w.asked = &asked
+	}
+	for _, uuid := range told {
 		e, ok := w.vms[uuid]
 		if !ok {
 			continue // forgotten meanwhile
 		}
 		first := false
 		if s, ok := seen[uuid]; ok {
-			first = e.Meter.feed(sampleOf(s, at))
+			first = w.feed(e, s, parts.marks[uuid], at)
+		} else if slices.Contains(parts.quiet, uuid) {
+			e.Meter.quiet(at)
 		} else {
 			first = e.Meter.missing()
 		}
@@ -174,11 +199,36 @@ func (w *watcher) sample(ctx context.Context, asking string) error {
 			due = append(due, signal{uuid, "utilization/", why})
 		}
 	}
+	for uuid, s := range w.stills {
+		if w.vms[uuid] == nil {
+			s.close()
+			delete(w.stills, uuid)
+		}
+	}
 	w.mu.Unlock()
 	for _, d := range due {
 		w.utilization(ctx, d, load)
 	}
+	if q.CPU && asking == "" {
+		w.relook(ctx, q.Only)
+	}
 	return nil
+}
+
+// feed takes an answer in. What the kernel did not count is as old as the last answer.
+func (w *watcher) feed(e *entry, s hypervisor.Stats, m mark, at time.Time) (first bool) {
+	uuid, before := e.VM.UUID, e.Meter.Last
+	if !m.moved {
+		e.Meter.doubt()
+	}
+	first = e.Meter.feed(sampleOf(s, at))
+	wrote := before != nil && (s.WriteReqs != before.Reqs || s.WriteBytes != before.Bytes)
+	w.answered(uuid, s.Run, m, at)
+	if m.known && !m.moved && wrote && before.Run == s.Run {
+		w.stills[uuid].doubted = true
+		w.log.Info("write_not_counted_by_the_kernel", "vm", e.VM.Name)
+	}
+	return first
 }
 
 func (w *watcher) standsStill(uuid string) bool { return w.stopped != nil && w.stopped(uuid) }

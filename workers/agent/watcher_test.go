@@ -129,7 +129,7 @@ func newRig(t *testing.T, dir string, hv *libvirt, p *plane) *rig {
 	r := &rig{hv: hv, plane: p, dir: dir, clock: time.Now()}
 	r.watcher = &watcher{
 		host: "host-a", hv: hv, to: p, out: newOutbox(ctx, log), list: list, load: &hostload.Meter{}, log: log,
-		now: func() time.Time { return r.clock }, vms: entries, wake: make(chan struct{}, 1),
+		now: func() time.Time { return r.clock }, vms: entries, wake: make(chan struct{}, 1), stills: map[string]*still{},
 	}
 	r.link = newShares(0, r.now, r.exposure, r.served, log)
 	t.Cleanup(func() { cancel(); r.out.wait() })

@@ -139,6 +139,10 @@ func disk(e *etree.Element, index int) hypervisor.Disk {
 		},
 		ReadOnly: device == "cdrom" || device == "floppy" || e.SelectElement("readonly") != nil,
 	}
+	switch attr(e, "driver", "cache") {
+	case "none", "directsync":
+		d.Direct = true
+	}
 	if !d.ReadOnly {
 		d.Problem = problem(e, d, device, index)
 	}
