@@ -157,7 +157,7 @@ type Watcher interface {
 	Abandoned(vm model.VMRef, p model.PointRef)
 	Verified(vm model.VMRef, p model.PointRef)
 	// Answering says that an answer on its way tells what is written after the capture of a point: it is not signalled while
-	// that is open.
+	// that is open, nor between its commit and the look.
 	Answering(vm model.VMRef, p model.PointRef)
 	// Observe samples now.
 	Observe(ctx context.Context, vm model.VMRef) (model.Observation, error)

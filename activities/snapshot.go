@@ -65,6 +65,9 @@ func (h *Host) settle(ctx context.Context, in contract.SettleIn) (contract.Settl
 	if err := h.admit(in.Fence); err != nil {
 		return contract.SettleOut{}, toWire(err)
 	}
+	if in.Look {
+		h.Watcher.Answering(in.VM, in.Point)
+	}
 	h.Watcher.Verified(in.VM, in.Point)
 	left, err := h.Snapshot.Settle(ctx, in.VM, in.Point)
 	out := contract.SettleOut{Leftovers: list(left)}

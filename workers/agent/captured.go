@@ -22,6 +22,9 @@ func (w *watcher) CapturedBytes(vm model.VMRef, p model.PointRef) int64 {
 	return 0
 }
 
+// answerLimit is how long a look that follows a commit may take.
+const answerLimit = 2 * time.Second
+
 // Answering implements activities.Watcher.
 func (w *watcher) Answering(vm model.VMRef, p model.PointRef) {
 	w.mu.Lock()
@@ -39,5 +42,5 @@ func (e *entry) answered(now time.Time) bool {
 			return now.Sub(e.answeringAt) < e.RPO
 		}
 	}
-	return false
+	return !e.answering.IsZero() && e.answering == e.Committed && now.Sub(e.answeringAt) < answerLimit
 }

@@ -379,7 +379,7 @@ func (w *watcher) Observe(ctx context.Context, vm model.VMRef) (model.Observatio
 	o.Running, o.State = d.State.Active(), string(d.State)
 	e.trend.tell(e.Meter.rate) // the protection knows it now
 	e.grown.trend.tell(e.grown.rate)
-	e.tell, e.toldUse = "", load.LinkUse
+	e.tell, e.toldUse, e.answering = "", load.LinkUse, model.PointRef{}
 	if o.Running {
 		e.down = false
 		if !e.Runs {

@@ -190,13 +190,17 @@ func TestAFirstWriteIsNotSignalledWhileAnAnswerIsToTellIt(t *testing.T) {
 		want    int
 	}{
 		"the answer tells it": {func(r *rig, p model.PointRef) {
+			r.Answering(db1, p)
 			r.Verified(db1, p)
+			require.NoError(t, r.sample(context.Background(), ""), "a sample in the middle")
+			require.Zero(t, told(r))
 			o, err := r.Observe(context.Background(), db1)
 			require.NoError(t, err)
 			require.NotNil(t, o.OldestWrite)
 		}, 0},
-		"it is settled without a look": {func(r *rig, p model.PointRef) { r.Verified(db1, p) }, 1},
-		"the capture is given up":      {func(r *rig, p model.PointRef) { r.Abandoned(db1, p) }, 1},
+		"it is settled and the look fails": {func(r *rig, p model.PointRef) { r.Answering(db1, p); r.Verified(db1, p); r.tick(t, 4096) }, 1},
+		"it is settled without a look":     {func(r *rig, p model.PointRef) { r.Verified(db1, p) }, 1},
+		"the capture is given up":          {func(r *rig, p model.PointRef) { r.Abandoned(db1, p) }, 1},
 		"nobody settles it": {func(r *rig, _ model.PointRef) {
 			for range 20 {
 				r.tick(t, 4096)
