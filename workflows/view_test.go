@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -213,20 +212,16 @@ func pick(b *strings.Builder, raw []byte) {
 	if json.Unmarshal(raw, &fields) != nil {
 		return
 	}
-	var names []string
-	for n := range fields {
-		names = append(names, n)
-	}
-	slices.SortFunc(names, func(x, y string) int { return slices.Index(chosenFields, x) - slices.Index(chosenFields, y) })
-	for _, n := range names {
-		if !slices.Contains(chosenFields, n) {
+	for _, n := range chosenFields {
+		raw, told := fields[n]
+		if !told {
 			continue
 		}
-		switch value := string(fields[n]); {
+		switch value := string(raw); {
 		case value == `""` || value == "0" || value == "false" || value == "null" || value == `{"generation":0,"seq":0}`:
 		case strings.HasPrefix(value, "{"):
 			var inner strings.Builder
-			pick(&inner, fields[n])
+			pick(&inner, raw)
 			fmt.Fprintf(b, " %s{%s}", n, strings.TrimSpace(inner.String()))
 		default:
 			fmt.Fprintf(b, " %s=%s", n, value)

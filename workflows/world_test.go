@@ -1,10 +1,8 @@
 package workflows
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -284,121 +282,6 @@ func (w *world) serveControl() {
 
 func (w *world) evidence(k model.EvidenceKind, g model.Generation) (contract.EvidenceOut, error) {
 	return contract.EvidenceOut{Evidence: model.Evidence{Kind: k, Generation: g, At: w.now()}}, nil
-}
-
-func (w *world) serveStages() {
-	snapshot := func(h *fakeHost, in contract.SnapshotIn) (contract.SnapshotOut, error) {
-		if err := h.admit(in.Fence); err != nil {
-			return contract.SnapshotOut{}, err
-		}
-		if !h.running {
-			return contract.SnapshotOut{}, refusal(model.NotRunning)
-		}
-		w.taken = append(w.taken, in)
-		mode := model.ModeDelta
-		switch {
-		case in.Parent.IsZero():
-			mode = model.ModeFull
-		case in.ForceResync != "":
-			mode = model.ModeResync
-		}
-		now, wrote := w.now(), max(w.dirty, 1<<20)
-		if w.pace > 0 && !w.captured.IsZero() {
-			wrote = int64(now.Sub(w.captured).Seconds() * steadyRate)
-		}
-		origin := w.oldestWrite(now)
-		w.captured = now
-		stalled := 0.0
-		if w.stall != nil {
-			stalled = w.stall(in)
-		}
-		return contract.SnapshotOut{
-			StallMS: stalled,
-			Point:   model.PointRef{Generation: in.Generation, Seq: in.Seq}, TakenAt: now, Consistency: model.CrashConsistent, Origin: origin,
-			Disks: []model.SnapshotDisk{{Disk: model.Disk{Target: "vda"}, Mode: mode}}, DirtyBytes: wrote,
-			WrittenBytes: wrote,
-		}, nil
-	}
-	replicate := func(h *fakeHost, in contract.ReplicateIn) (contract.ReplicateOut, error) {
-		w.sent = append(w.sent, in)
-		out := contract.ReplicateOut{SentBytes: 1000, Disks: []contract.DiskStats{{Target: "vda", ChangedBytes: 2000}}}
-		if w.slow != nil {
-			out.SentBytes, out.Took = 1<<20, w.slow()
-			out.Disks[0].ChangedBytes = 1 << 20
-		}
-		if w.cpu != nil {
-			out.CPU = w.cpu(in)
-		}
-		if !in.From.IsZero() {
-			out.Compared, out.Disks[0].UnreplicatedBytes = true, w.unreplicated
-		}
-		return out, h.admit(in.Fence)
-	}
-	serve(w, contract.Snapshot, snapshot)
-	serve(w, contract.Replicate, replicate)
-	w.serveMerged(snapshot, replicate)
-	serve(w, contract.Verify, func(h *fakeHost, in contract.VerifyIn) (contract.VerifyOut, error) {
-		if err := h.admit(in.Fence); err != nil {
-			return contract.VerifyOut{}, err
-		}
-		now := w.now()
-		for _, p := range h.points {
-			if p.PointRef == in.Point {
-				return contract.VerifyOut{Point: in.Point, VerifiedAt: p.VerifiedAt, AtRest: h.atRest}, nil
-			}
-		}
-		w.built = append(w.built, in)
-		h.points = append(h.points, contract.PointView{PointRef: in.Point, TakenAt: in.TakenAt, VerifiedAt: now, Primary: in.Primary})
-		return contract.VerifyOut{Point: in.Point, VerifiedAt: now, Points: len(h.points), AtRest: h.atRest}, nil
-	})
-	serve(w, contract.Settle, func(h *fakeHost, in contract.SettleIn) (contract.SettleOut, error) {
-		out := contract.SettleOut{}
-		if in.Look {
-			o := w.look(h)
-			out.Observed = &o
-		}
-		return out, h.admit(in.Fence)
-	})
-	serve(w, contract.Abandon, func(h *fakeHost, in contract.PointIn) (contract.SettleOut, error) {
-		return contract.SettleOut{}, h.admit(in.Fence)
-	})
-	serve(w, contract.Discard, func(h *fakeHost, in contract.PointIn) (contract.None, error) {
-		return contract.None{}, h.admit(in.Fence)
-	})
-	serve(w, contract.Prune, func(h *fakeHost, in contract.PruneIn) (contract.PruneOut, error) {
-		w.pruned = append(w.pruned, in)
-		return contract.PruneOut{}, h.admit(in.Fence)
-	})
-	serve(w, contract.Points, func(h *fakeHost, _ contract.PointsIn) (contract.PointsOut, error) {
-		return contract.PointsOut{Points: slices.Clone(h.points)}, nil
-	})
-}
-
-func (w *world) oldestWrite(now time.Time) *time.Time {
-	t := w.captured.Add(cmp.Or(w.pace, time.Second))
-	if w.idle || t.After(now) {
-		return nil
-	}
-	if w.captured.IsZero() {
-		t = now
-	}
-	return &t
-}
-
-func (w *world) look(h *fakeHost) model.Observation {
-	now := w.now()
-	o := model.Observation{At: now, Running: h.running, State: "running", DirtyBytes: 0, SamplePeriod: 1, Terms: w.terms()}
-	if !h.running {
-		o.State = "shut off"
-	}
-	if !w.idle {
-		o.OldestWrite, o.DirtyBytes, o.WriteReqs, o.WrittenBytes = w.oldestWrite(now), 1<<20, 10, 1<<20
-	}
-	if w.pace > 0 {
-		o.DirtyBytes = int64(now.Sub(w.captured).Seconds() * steadyRate)
-		o.WrittenBytes = o.DirtyBytes
-	}
-	return o
 }
 
 func (w *world) serveHosts() {
