@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,23 +122,7 @@ func (s *site) try(host, script string, args ...string) (string, error) {
 // fenced are the lines of the code blocks of a section of a document.
 func fenced(t *testing.T, path, section string) []string {
 	t.Helper()
-	b, err := os.ReadFile(path)
-	require.NoError(t, err)
-	_, rest, ok := strings.Cut(string(b), "\n## "+section+"\n")
-	require.True(t, ok, "%s has no section %q", path, section)
-	rest, _, _ = strings.Cut(rest, "\n## ")
-	var lines []string
-	for i, block := range strings.Split(rest, "```") {
-		if i%2 == 1 {
-			for l := range strings.Lines(block) {
-				l, _, _ = strings.Cut(l, " #")
-				if l = strings.TrimSpace(l); l != "" {
-					lines = append(lines, l)
-				}
-			}
-		}
-	}
-	return lines
+	return slices.Concat(blocks(t, path, section)...)
 }
 
 func TestPackagesOnHostsThatHaveNothingOfOurs(t *testing.T) {
@@ -200,6 +185,7 @@ func (s *site) sixCommandsProtectAVM(t *testing.T) {
 		out, _ := s.try("control", ask+"doctor")
 		return regexp.MustCompile(hostA+`\s+start gate\s+ok`).MatchString(out) && regexp.MustCompile(hostB+`\s+start gate\s+ok`).MatchString(out)
 	}, 2*time.Minute, time.Second, "the gate is called by libvirtd")
+	s.runbooks(t, ask)
 	s.removal(ask)
 }
 
