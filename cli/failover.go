@@ -109,12 +109,12 @@ func failoverFlags(c *call) error {
 
 func failoverQuestion(d contract.DescribeOut, word bool, now time.Time) string {
 	v := viewOf(d, now)
-	text := fmt.Sprintf("Start %s on %s? ", v.VM, v.Standby)
+	text := fmt.Sprintf("Start %s on %s?", v.VM, v.Standby)
 	if v.LastPoint != nil {
-		text += fmt.Sprintf("The newest verified point is %s old; what was written since is lost. ", ui.Duration(max(0, now.Sub(v.LastPoint.TakenAt))))
+		text += fmt.Sprintf(" The newest verified point is %s old; what was written since may be lost.", ui.Duration(max(0, now.Sub(v.LastPoint.TakenAt))))
 	}
 	if word {
-		text += fmt.Sprintf("You confirm that the host %s is POWERED OFF.", v.Primary)
+		text += fmt.Sprintf(" You confirm that the host %s is POWERED OFF.", v.Primary)
 	}
 	return text
 }
@@ -216,7 +216,13 @@ func concluded(c *call, vm model.VMRef, f contract.FailoverBrief) error {
 		if f.EndedAt != nil {
 			took = f.EndedAt.Sub(f.StartedAt)
 		}
-		return c.line("%s runs on %s, generation %d, after %s; the old copy is off: %s", vm.Name, f.To, f.Generation, ui.Duration(took), evidenceLine(v.Evidence))
+		if err := c.line("%s runs on %s, generation %d, after %s; the old copy is off: %s", vm.Name, f.To, f.Generation, ui.Duration(took), evidenceLine(v.Evidence)); err != nil {
+			return err
+		}
+		if f.To != f.From {
+			fmt.Fprintf(c.err, "%s becomes its standby as soon as it is heard. Watch it: understudy status --watch %s\n", f.From, vm.Name)
+		}
+		return nil
 	}
 	fail := model.Fail(model.Internal, nil, "the failover of %s was not done (%s)", vm.Name, f.Outcome).WithVM(vm.Name).WithHost(f.From).
 		WithTry("understudy status " + vm.Name)

@@ -175,11 +175,11 @@ func story(c *call, v protectionView) error {
 }
 
 func stepLine(s stepView, start time.Time) string {
-	text := fmt.Sprintf("%+6.1f s  %-12s %s", s.At.Sub(start).Seconds(), s.Name, s.Detail)
+	detail := s.Detail
 	if s.Error != "" {
-		text += " FAILED: " + s.Error
+		detail = strings.TrimSpace(detail + " FAILED: " + s.Error)
 	}
-	return text
+	return strings.TrimRight(fmt.Sprintf("%+6.1f s  %-12s %s", s.At.Sub(start).Seconds(), s.Name, detail), " ")
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -11,6 +11,7 @@ import (
 	"understudy/internal/contract"
 	"understudy/internal/model"
 	"understudy/internal/simulate"
+	"understudy/internal/ui"
 )
 
 func (e *env) protectCommand() *cli.Command {
@@ -84,9 +85,10 @@ func protect(c *call) error {
 		if d, err = seeded(ctx, c, d); err != nil {
 			return err
 		}
-		return c.show(fmt.Sprintf("%s is protected: %s to %s, RPO %s, point %d verified", facts.VM.Name, found, standby, policy.RPO, d.State.Committed.Seq), d)
+		return c.show(fmt.Sprintf("%s is protected: %s to %s, RPO %s, point %d verified. Watch it: understudy status --watch %s",
+			facts.VM.Name, found, standby, ui.Duration(policy.RPO), d.State.Committed.Seq, facts.VM.Name), d)
 	}
-	return c.show(fmt.Sprintf("%s is being copied from %s to %s (RPO %s). Watch it: understudy status --watch %s", facts.VM.Name, found, standby, policy.RPO, facts.VM.Name), d)
+	return c.show(fmt.Sprintf("%s is being copied from %s to %s (RPO %s). Watch it: understudy status --watch %s", facts.VM.Name, found, standby, ui.Duration(policy.RPO), facts.VM.Name), d)
 }
 
 // demandOf is what a recorded VM sends when it is captured each half of its RPO: that of all but the busiest twentieth of the

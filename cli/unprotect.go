@@ -50,7 +50,7 @@ func unprotect(c *call) error {
 		return err
 	}
 	vm, purge := d.Spec.VM, c.Bool("purge")
-	question := fmt.Sprintf("End the protection of %s? Its points on %s are kept.", vm.Name, d.State.Standby)
+	question := fmt.Sprintf("End the protection of %s? Its points on %s are kept (--purge deletes them).", vm.Name, d.State.Standby)
 	if purge {
 		question = fmt.Sprintf("End the protection of %s and delete its points on %s?", vm.Name, d.State.Standby)
 	}

@@ -97,6 +97,9 @@ func TestDocumentsGiveCommandsThatTheProgramHas(t *testing.T) {
 	commands := cli.Commands(control.Command(), agent.Command(), agent.TraceCommand(), guard.Command())
 	seen := 0
 	for name, text := range documents(t) {
+		if name == "docs/TRANSCRIPT.md" {
+			continue // what the program itself printed
+		}
 		for _, line := range commandLines(text) {
 			words := strings.Fields(strings.NewReplacer("[", "", "]", "", "(", "", ")", "").Replace(line))
 			if len(words) < 2 || words[0] != "understudy" || !word.MatchString(words[1]) {

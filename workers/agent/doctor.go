@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"understudy/internal/model"
+	"understudy/internal/ui"
 )
 
 const (
@@ -129,7 +130,7 @@ func (s *self) space() model.Check {
 	if err != nil {
 		return failed("store", err, "see that "+filepath.Join(s.opts.StateDir, "replicas")+" is mounted")
 	}
-	c := model.Check{Name: "store", OK: free > s.opts.StoreReserve, Detail: fmt.Sprintf("%d MiB free of %d", free>>20, total>>20)}
+	c := model.Check{Name: "store", OK: free > s.opts.StoreReserve, Detail: ui.Bytes(free) + " free of " + ui.Bytes(total)}
 	if !c.OK {
 		c.Try = "free space, or lower --keep-last of the VMs whose standby this is"
 	}

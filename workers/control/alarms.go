@@ -11,7 +11,7 @@ import (
 )
 
 // alarmsEvery is how often the server looks for what people should be told: three questions to the control plane.
-const alarmsEvery = 5 * time.Second
+const alarmsEvery = 10 * time.Second
 
 // alarms tells people what the control plane says and what the server sees of itself. It needs no worker: that nothing
 // answers is an alarm too.
