@@ -14,6 +14,8 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"understudy/internal/contract"
@@ -23,6 +25,18 @@ import (
 // Retention of closed runs in our namespace. Runs end by continue-as-new, so this is what makes space reclaimable.
 const Retention = 6 * time.Hour
 
+// A host that was cut off is to be heard soon after it can be: what waits for its answers is a failover. Temporal's servers take a
+// ping every ten seconds; the SDK's own limits are 30 s, 15 s and 20 s for a try to connect.
+const (
+	pingEvery  = 10 * time.Second
+	pingAnswer = 5 * time.Second
+	dialLimit  = 3 * time.Second
+)
+
+func redial() backoff.Config {
+	return backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}
+}
+
 // DialPatiently connects to Temporal and goes on trying until ctx ends: agents and servers start in any order, also
 // after a power loss of the whole site. secure is nil where Temporal speaks without TLS.
 func DialPatiently(ctx context.Context, address, namespace string, log *slog.Logger, secure *tls.Config) (client.Client, error) {
@@ -31,7 +45,10 @@ func DialPatiently(ctx context.Context, address, namespace string, log *slog.Log
 		dialCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		c, err := client.DialContext(dialCtx, client.Options{
 			HostPort: address, Namespace: namespace, Logger: quiet{log},
-			ConnectionOptions: client.ConnectionOptions{TLS: secure},
+			ConnectionOptions: client.ConnectionOptions{
+				TLS: secure, KeepAliveTime: pingEvery, KeepAliveTimeout: pingAnswer,
+				DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{Backoff: redial(), MinConnectTimeout: dialLimit})},
+			},
 		})
 		cancel()
 		if err == nil {

@@ -153,7 +153,9 @@ func (o options) config(db *database) *config.Config {
 }
 
 // dynamic settings for a small site: one task queue partition (nothing is gained by more), and no limit of the store's
-// request rate below what it does anyway.
+// request rate below what it does anyway. A connection is asked often whether it lives: a poll of a host that was cut off stays
+// until it is known to be dead, and takes a task that the host never sees; by default for a minute and a third, in which a failover
+// waits for the answer.
 func dynamic() dynamicconfig.Client {
 	return dynamicconfig.StaticClient{
 		dynamicconfig.MatchingNumTaskqueueReadPartitions.Key():           1,
@@ -162,6 +164,8 @@ func dynamic() dynamicconfig.Client {
 		dynamicconfig.FrontendPersistenceMaxQPS.Key():                    10000,
 		dynamicconfig.HistoryPersistenceMaxQPS.Key():                     45000,
 		dynamicconfig.FrontendMaxNamespaceVisibilityRPSPerInstance.Key(): 100,
+		dynamicconfig.KeepAliveTime.Key():                                5 * time.Second,
+		dynamicconfig.KeepAliveTimeout.Key():                             5 * time.Second,
 	}
 }
 

@@ -187,7 +187,7 @@ func (g *Guard) adopt(v *vm, p process) *copyOf {
 	if c := v.copies[p.PID]; c != nil && c.process == p {
 		return c
 	}
-	c := &copyOf{process: p, since: now()}
+	c := &copyOf{process: p, since: now(), seen: now()}
 	v.copies[p.PID] = c
 	g.journal.note(Event{Event: "found", UUID: p.UUID, PID: p.PID, Started: p.Started, Generation: v.rec.Generation, Mode: v.rec.Mode})
 	return c

@@ -82,6 +82,7 @@ type copyOf struct {
 	want   order
 	why    string
 	since  model.BootTime // of want
+	seen   model.BootTime // it was there then
 	proved bool
 	busy   bool
 }
@@ -210,6 +211,7 @@ func (g *Guard) tick() model.BootTime {
 	g.mu.Lock()
 	g.orders(now())
 	g.mu.Unlock()
+	looked := now()
 	found, err := g.hand.proc.scan(g.knows)
 	at := now()
 	next := at.Add(g.o.Every)
@@ -220,7 +222,7 @@ func (g *Guard) tick() model.BootTime {
 	}
 	g.scanned = err
 	if err == nil {
-		g.meet(found, at)
+		g.meet(found, looked, at)
 	}
 	starving := g.orders(at)
 	for _, v := range g.vms {
@@ -261,7 +263,7 @@ func (g *Guard) knows(uuid string) bool {
 }
 
 // meet notes which copies there are now. Under the lock.
-func (g *Guard) meet(found []process, at model.BootTime) {
+func (g *Guard) meet(found []process, looked, at model.BootTime) {
 	seen := map[process]bool{}
 	for _, p := range found {
 		v := g.vms[p.UUID]
@@ -270,16 +272,17 @@ func (g *Guard) meet(found []process, at model.BootTime) {
 		}
 		seen[p] = true
 		if c := v.copies[p.PID]; c != nil && c.process == p {
+			c.seen = looked
 			continue
 		}
-		v.copies[p.PID] = &copyOf{process: p, since: at}
+		v.copies[p.PID] = &copyOf{process: p, since: at, seen: looked}
 		g.journal.note(Event{Event: "found", UUID: p.UUID, PID: p.PID, Started: p.Started, Generation: v.rec.Generation, Mode: v.rec.Mode})
 	}
 	for _, v := range g.vms {
 		for pid, c := range v.copies {
 			if !seen[c.process] {
 				delete(v.copies, pid)
-				g.journal.note(Event{Event: "gone", UUID: c.UUID, PID: pid, Started: c.Started})
+				g.journal.note(Event{Event: "gone", UUID: c.UUID, PID: pid, Started: c.Started, Seen: c.seen})
 			}
 		}
 		if n := len(v.rec.Frozen); n > 0 {

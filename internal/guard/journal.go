@@ -16,6 +16,7 @@ type Event struct {
 	UUID       string           `json:"uuid,omitempty"`
 	PID        int              `json:"pid,omitempty"`
 	Started    model.BootTime   `json:"started_ns,omitempty"`
+	Seen       model.BootTime   `json:"seen_ns,omitempty"` // of what is gone: it was there then
 	Generation model.Generation `json:"generation,omitempty"`
 	Mode       model.LeaseMode  `json:"mode,omitempty"`
 	Deadline   model.BootTime   `json:"deadline_ns,omitempty"`

@@ -33,6 +33,8 @@ type fault struct {
 	strike   func(f *struck)
 	// stays says that the VM must not move, and must not be booted again.
 	stays bool
+	// beside is how long a copy that nobody permitted may run: until the guard has found and stopped it.
+	beside time.Duration
 }
 
 // struck is a fault at work.
@@ -45,6 +47,7 @@ type struck struct {
 	loss   labkit.Loss
 	double int // lives of the guest on two hosts that overlap
 	notes  []string
+	stood  map[string]span // hosts that stood still, and when
 }
 
 // TestFaults strikes a VM that writes with one fault after the other, each on a guest of its own.
@@ -100,7 +103,7 @@ func contains(list []string, word string) bool {
 func (f *struck) settled(of fault) {
 	f.t.Helper()
 	f.hostsUp()
-	defer f.oneWriter() // the law is looked at whatever else failed
+	defer f.oneWriter(of.beside) // the law is looked at whatever else failed
 	p := f.until(5*time.Minute, "protection to be whole again", func(p labkit.Protection) bool {
 		return p.Phase == "Protected" && p.LastPoint != nil && p.LastPoint.TakenAt.After(f.at)
 	})
@@ -164,18 +167,35 @@ func (f *struck) runs() []run {
 	return out
 }
 
-// oneWriter looks at what the guest did on which host, on the one clock of the lab: its lives on two hosts never overlap, be
-// it frozen in the middle of one. It counts those that do.
-func (f *struck) oneWriter() {
+// oneWriter joins what the guest printed on which host, and what both guards saw run, on the one clock of the lab: the spans of two
+// hosts never overlap, and who runs later has the higher generation. It counts those that do.
+func (f *struck) oneWriter(beside time.Duration) {
 	f.t.Helper()
-	runs := f.runs()
-	require.NotEmpty(f.t, runs)
-	for i, a := range runs {
-		for _, b := range runs[i+1:] {
-			if a.host != b.host && !a.last.Before(b.first) && !b.last.Before(a.first) {
-				f.double++
-				f.t.Errorf("two copies wrote: %s from %s to %s, %s from %s to %s", a.host, a.first, a.last, b.host, b.first, b.last)
-			}
+	var spans []span
+	for _, r := range f.runs() {
+		spans = append(spans, span{host: r.host, from: r.first, to: r.last, by: "guest"})
+	}
+	require.NotEmpty(f.t, spans)
+	var seen []span
+	for _, host := range []string{hostA, hostB} {
+		var now time.Time
+		if f.runsNow(host) {
+			now = time.Now()
+		}
+		for _, s := range guardSpans(host, f.before.UUID, f.journal(host), now) {
+			seen = append(seen, without(s, f.stood[host])...)
+		}
+	}
+	require.NotEmpty(f.t, seen, "the guards saw no copy")
+	for _, o := range overlaps(slices.Concat(spans, seen), beside) {
+		f.double++
+		f.t.Errorf("two copies at one time: %+v, %+v", o[0], o[1])
+	}
+	slices.SortFunc(seen, func(a, b span) int { return a.from.Compare(b.from) })
+	for i := 1; i < len(seen); i++ {
+		a, b := seen[i-1], seen[i]
+		if a.host != b.host && b.generation <= a.generation && beside == 0 {
+			f.t.Errorf("a generation came back: %+v, then %+v", a, b)
 		}
 	}
 }

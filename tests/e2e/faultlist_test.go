@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -101,6 +100,27 @@ func faults() []fault {
 			f.moved(3 * time.Minute)
 			f.run("boot", hostA)
 		}},
+		{id: "S20", name: "the primary stands still for a minute and goes on, as after a suspend", beside: 3 * time.Second, strike: func(f *struck) {
+			f.fenceFault(hostA)
+			asleep := time.Now()
+			f.run("pause", hostA)
+			stood := time.Now()
+			f.moved(2 * time.Minute)
+			time.Sleep(time.Until(asleep.Add(time.Minute)))
+			woke := time.Now()
+			f.run("resume", hostA)
+			f.stood = map[string]span{hostA: {from: stood, to: woke}}
+			f.eventually(30*time.Second, "the old copy to be stopped", func() bool {
+				for _, e := range f.journal(hostA) {
+					if e.UUID == f.before.UUID && (e.Event == "freeze" || e.Event == "kill") && *e.Proved && e.at(e.Boot).After(woke) {
+						f.note("stopped %.1f s after it woke", e.at(e.Boot).Sub(woke).Seconds())
+						return true
+					}
+				}
+				return false
+			})
+			f.run("fence-fault", hostA, "--off")
+		}},
 		{id: "S23", name: "the target's agent dies while it waits for the lease", strike: func(f *struck) {
 			f.fenceFault(hostA)
 			f.run("crash", hostA)
@@ -128,6 +148,18 @@ func faults() []fault {
 			})
 			f.run("fence-fault", hostA, "--off")
 			f.run("boot", hostB)
+		}},
+		{id: "N1", name: "a silent host is heard again before anything proves its VM off", stays: true, strike: func(f *struck) {
+			f.fenceFault(hostA)
+			f.run("partition", hostA)
+			f.until(time.Minute, "the failover to begin", func(p labkit.Protection) bool { return p.Phase == "FailingOver" })
+			require.Less(f.t, time.Since(f.at), 11*time.Second, "too late for this fault: the lease ends")
+			f.run("heal", hostA)
+			p := f.until(time.Minute, "the failover to be taken back", func(p labkit.Protection) bool { return p.Phase != "FailingOver" && p.Generation > f.before.Generation })
+			require.Contains(f.t, string(*p.Failover), "was heard again")
+			f.note("taken back %.1f s after it began", time.Since(stepOf(p, "elect").At).Seconds())
+			f.writesOn(10 * time.Second)
+			f.run("fence-fault", hostA, "--off")
 		}},
 		{id: "S28", name: "the control plane is killed in the middle of a failover", strike: func(f *struck) {
 			f.run("crash", hostA)
@@ -178,14 +210,19 @@ func faults() []fault {
 			out, err := f.lab.Exec(f.ctx, hostA, "sh", "-c", fmt.Sprintf("virsh autostart %[1]s; virsh start %[1]s", f.name))
 			require.Error(f.t, err, out)
 		}},
-		{id: "S38", name: "a QEMU of the VM's UUID is started without libvirt", strike: func(f *struck) {
+		{id: "S38", name: "a QEMU of the VM's UUID is started without libvirt", beside: 3 * time.Second, strike: func(f *struck) {
 			f.run("crash", hostA)
 			f.moved(2 * time.Minute)
 			f.run("boot", hostA)
+			struck := time.Now()
 			f.service(hostA, "exec qemu-system-x86_64 -uuid "+f.before.UUID+" -machine q35,accel=tcg -m 64 -display none -serial none -monitor none -name stray")
-			f.eventually(15*time.Second, "the guard to stop the stray copy", func() bool {
-				out, err := f.lab.Exec(f.ctx, hostA, "sh", "-c", "sed 's/.*) //; s/ .*//' /proc/$(pgrep -x -f 'qemu-system-x86_64 -uuid "+f.before.UUID+".*')/stat")
-				return err == nil && strings.TrimSpace(out) == "T"
+			f.eventually(15*time.Second, "the guard to stop the stray copy", func() bool { // and to kill it, when the host gave the VM up
+				for _, e := range f.journal(hostA) {
+					if e.UUID == f.before.UUID && (e.Event == "freeze" || e.Event == "kill") && *e.Proved && e.at(e.Boot).After(struck) {
+						return true
+					}
+				}
+				return false
 			})
 		}},
 		{id: "S42", name: "the standby's disk is full when it is to take over", stays: true, strike: func(f *struck) {

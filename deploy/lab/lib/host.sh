@@ -98,6 +98,20 @@ verb_crash() {
   with_lock "$LAB/$1/lock" power_off "$1" || die "$1 does not die: a process of it hangs in the kernel"
 }
 
+# Everything of the host stands still, as when it sleeps or its own hypervisor stops it; its watchdog with it, like that of a
+# machine that sleeps. Its clocks go on: they are those of this machine.
+verb_pause() {
+  need_host "${1:-}" libvirt
+  with_lock "$LAB/$1/lock" end_process "$LAB/$1/watchdog.process" || true
+  inside "$1" bash -c 'kill -STOP -1'
+}
+
+verb_resume() {
+  need_host "${1:-}" libvirt
+  inside "$1" bash -c 'kill -CONT -1'
+  with_lock "$LAB/$1/lock" start_watchdog "$1"
+}
+
 verb_boot() {
   need_host "${1:-}"
   check_tools
