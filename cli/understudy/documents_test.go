@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"understudy/cli"
+	"understudy/internal/contract"
 	"understudy/workers/agent"
 	"understudy/workers/control"
 	"understudy/workers/guard"
@@ -169,4 +171,18 @@ func TestEachAlertHasARunbook(t *testing.T) {
 			require.Contains(t, headings, r.Alert, "docs/OPERATIONS.md")
 		}
 	}
+}
+
+// The signal that people send without us is one that a protection understands.
+func TestTheSignalForOtherToolsIsTheProtections(t *testing.T) {
+	line := regexp.MustCompile(`(?m)^temporal workflow signal --namespace (\S+) --workflow-id (\S+) --name (\S+) --input '(.+)'$`).
+		FindStringSubmatch(documents(t)["docs/OPERATIONS.md"])
+	require.NotNil(t, line)
+	require.Equal(t, []string{"understudy", contract.ProtectID("UUID"), contract.SigCrash.Name}, line[1:4])
+	var in contract.CrashIn
+	d := json.NewDecoder(strings.NewReader(line[4]))
+	d.DisallowUnknownFields()
+	require.NoError(t, d.Decode(&in))
+	require.NotEmpty(t, in.Source)
+	require.NotEmpty(t, in.Reason)
 }
