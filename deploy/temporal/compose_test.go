@@ -70,7 +70,9 @@ func TestTheComposeFileSetsWhatTemporalsImageReads(t *testing.T) {
 	if cfg.Persistence.NumHistoryShards != 512 || tls.RefreshInterval != time.Hour || cfg.Services["frontend"].RPC.BindOnIP != "172.18.0.3" {
 		t.Errorf("%+v", cfg)
 	}
-	if !slices.ContainsFunc(file.Services["temporal"].Volumes, func(v string) bool { return strings.HasPrefix(v, "./dynamicconfig.yaml:"+cfg.DynamicConfigClient.Filepath+":") }) {
+	if !slices.ContainsFunc(file.Services["temporal"].Volumes, func(v string) bool {
+		return strings.HasPrefix(v, "./dynamicconfig.yaml:"+cfg.DynamicConfigClient.Filepath+":")
+	}) {
 		t.Errorf("%s is mounted from nowhere", cfg.DynamicConfigClient.Filepath)
 	}
 	dynamic, err := os.ReadFile("../compose/dynamicconfig.yaml")
