@@ -259,7 +259,9 @@ func (p *protection) settle(ctx workflow.Context) {
 		p.log.Warn("the primary was not settled", "point", in.Point.String(), "error", err)
 	case out.Observed != nil:
 		p.settledAt = out.Observed.At.Add(-time.Nanosecond) // what it says comes after
+		p.settling = true
 		p.saw(ctx, *out.Observed)
+		p.settling = false
 		p.assumeWritesFrom(out.Observed.At)
 	}
 }

@@ -253,6 +253,18 @@ func TestACycleInTheMergedGearIsInterrupted(t *testing.T) {
 	}
 }
 
+// A burst in the moment after a capture is no rate: planned by it, points would follow each other in seconds for ten minutes.
+func TestALookThatFollowsACaptureAtOnceDoesNotHurryTheNext(t *testing.T) {
+	w := newWorld(t)
+	w.slow = func() time.Duration { return 100 * time.Millisecond }
+	w.hooks["verify"] = func(ctx context.Context) { w.sleep(ctx, 20*time.Millisecond) } // then it has written 1 MiB
+	var st contract.ProtectState
+	w.at(5*time.Minute, func() { st = w.state() })
+	w.protect(protectIn(policy()), 5*time.Minute+time.Second)
+	require.InDelta(t, 17, st.Totals.Cycles, 4)
+	require.Zero(t, st.Totals.Violations)
+}
+
 // --- what it costs ----------------------------------------------------------------------------------------------------------
 
 const mostEvents = 30 // of a cycle in the merged gear, on a guest that writes

@@ -19,6 +19,7 @@ const (
 	earlyLook     = time.Minute // from this RPO on a second look a cycle is cheap, and shows how the writes saturate
 	knowsEnough   = 8           // cycles; before, the law is careful and slack says little
 	noise         = time.Second // a start that is so much late is no sign that things do not fit
+	shortWindow   = 8           // part of the RPO
 	cpuBudget     = 0.85        // of the host: above it nothing is compressed harder
 )
 
@@ -89,6 +90,9 @@ func (p *protection) learnCounters(ctx workflow.Context, o model.Observation) {
 	if capture.IsZero() || !o.At.After(capture) {
 		return
 	}
+	if p.settling && o.At.Sub(capture) < p.rpo(ctx)/shortWindow {
+		return // a rate over so little time would look like a storm, and be remembered
+	}
 	c := cadence.Counters{At: o.At, Written: o.WrittenBytes, Dirty: -1}
 	if at := p.countedAt(o); at.After(capture) && at.After(p.settledAt) {
 		c.Dirty = o.DirtyBytes
@@ -146,6 +150,9 @@ func (p *protection) learnCycle(ctx workflow.Context, c capture, sent contract.R
 	}
 	for _, d := range sent.Disks {
 		cycle.Changed += d.ChangedBytes
+	}
+	if p.st.Gear == contract.GearMerged && cycle.Interval > 0 { // there was no look before it
+		l.Look(cadence.Counters{At: c.TakenAt, Written: cycle.Written, Dirty: c.DirtyBytes}, p.lastCapture(), rpo)
 	}
 	slower := moved.Seconds()*l.Rate > float64(sent.SentBytes)
 	if sent.SentBytes < smallTransfer && moved < shortTransfer && slower {

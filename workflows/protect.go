@@ -52,6 +52,7 @@ type protection struct {
 	short     bool            // the cycle that was decided comes too late
 	putOff    float64         // share of the RPO up to which its start could be put off
 	due       time.Time       // when the cycle under way was to start; zero between cycles
+	settling  bool            // what is told now follows a capture at once
 	settledAt time.Time       // of the newest point
 	givenBack bool            // an abandoned capture's writes are in the counters again
 
