@@ -24,6 +24,10 @@ func (s *self) guardLevel() model.Check {
 	}
 	state, terms := s.guard.last(), s.guard.terms()
 	if state.Level < 1 {
+		if bound, err := guard.Protected(s.opts.StateDir); err != nil || len(bound) > 0 {
+			return model.Check{Name: name, Try: "systemctl restart understudy-guard, then journalctl -u understudy-guard",
+				Detail: fmt.Sprintf("it was here and does not answer: nobody keeps the leases of %d VMs (%s)", len(bound), state.Detail)}
+		}
 		return model.Check{Name: name, OK: true, Try: "systemctl enable --now understudy-guard",
 			Detail: "none: a VM here is moved off a silent host only by a fence device or a person (" + state.Detail + ")"}
 	}

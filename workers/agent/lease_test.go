@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"understudy/internal/durable"
 	"understudy/internal/guard"
 	"understudy/internal/lease"
 	"understudy/internal/lease/leasetest"
@@ -57,11 +58,17 @@ func TestAHostWithoutAGuardHasLevelNoneAndSaysWhy(t *testing.T) {
 	require.Zero(t, f.guard.terms().GuardLevel)
 	require.Zero(t, f.guard.terms().Wait(), "no wait proves anything about it")
 	require.Equal(t, model.LeaseTTL, f.guard.terms().TTL)
-	s := &self{guard: f.guard}
+	s := &self{guard: f.guard, opts: Options{StateDir: f.dir}}
 	c := s.guardLevel()
 	require.True(t, c.OK)
 	require.Contains(t, c.Detail, "only by a fence device or a person")
 	require.NotEmpty(t, c.Try)
+
+	require.NoError(t, os.MkdirAll(filepath.Dir(guard.ListFile(f.dir)), 0o700))
+	require.NoError(t, durable.WriteJSON(guard.ListFile(f.dir), map[string][]string{"uuids": {leasedVM.UUID}}))
+	c = s.guardLevel()
+	require.False(t, c.OK, "it has stopped: the host had one")
+	require.Contains(t, c.Detail, "leases of 1 VMs")
 
 	f.guard.state = model.GuardState{Level: 2, DStop: 5 * model.GuardDStop}
 	require.Greater(t, f.guard.terms().Wait(), model.DefaultTerms(2).Wait(), "the wait follows the longest stop")
