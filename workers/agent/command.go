@@ -64,14 +64,18 @@ EXIT STATUS
 			&cli.StringFlag{Name: "guard-socket", DefaultText: "guard.sock in --run-dir", Usage: "socket of this host's guard"},
 			&cli.DurationFlag{Name: "lease-ttl", Value: model.LeaseTTL, Usage: "how long a grant lasts; a takeover by lease waits a little longer than this"},
 			&cli.DurationFlag{Name: "lease-renew", Value: model.LeaseRenew, Usage: "distance of two renewals; at most a quarter of --lease-ttl less two seconds"},
-			&cli.Int64Flag{Name: "store-reserve", Value: 256 << 20, Usage: "`BYTES` of the replicas' file system that stay free"},
+			&cli.StringFlag{Name: "store-reserve", Value: "256MiB", Usage: "`SIZE` of the replicas' file system that stays free"},
 		}, workers.NotifyFlags()...),
 		Action: func(c *cli.Context) error {
 			opts := Options{
 				Host: model.HostID(c.String("host")), TemporalAddress: c.String("temporal-address"), Namespace: c.String("namespace"),
 				LinkListen: c.String("link-listen"), LinkAdvertise: c.String("link-advertise"),
 				StateDir: filepath.Clean(c.String("state-dir")), RunDir: filepath.Clean(c.String("run-dir")),
-				LibvirtSocket: c.String("libvirt-socket"), ImageDirs: c.StringSlice("image-dir"), StoreReserve: c.Int64("store-reserve"),
+				LibvirtSocket: c.String("libvirt-socket"), ImageDirs: c.StringSlice("image-dir"),
+			}
+			var err error
+			if opts.StoreReserve, err = ui.ParseBytes(c.String("store-reserve")); err != nil {
+				return model.Fail(model.InvalidArgument, err, "--store-reserve").WithTry("--store-reserve 1GiB")
 			}
 			opts.GuardSocket, opts.LeaseTTL, opts.LeaseRenew = c.String("guard-socket"), c.Duration("lease-ttl"), c.Duration("lease-renew")
 			terms := model.DefaultTerms(1)
@@ -80,7 +84,6 @@ EXIT STATUS
 				return err
 			}
 			opts.TLSDir, opts.Notify = c.String("tls-dir"), workers.NotifyFrom(c)
-			var err error
 			if opts.LinkBudget, err = parseRate(c.String("link-budget")); err != nil {
 				return err
 			}
