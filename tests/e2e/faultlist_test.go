@@ -29,12 +29,14 @@ func faults() []fault {
 			f.run("heal", hostB)
 		}},
 		{id: "S7", name: "all apart, and an isolated VM is killed", policy: []string{"--isolation", "kill", "--recover-in-place", "3"}, strike: func(f *struck) {
+			f.fenceFault(hostA) // apart from all: else a crash that is told before the host counts as heard cuts its power
 			f.run("partition", hostA)
 			f.run("partition", hostB)
 			f.eventually(time.Minute, "the guard to kill the VM", func() bool { return f.state(hostA) == "" })
 			f.run("heal", hostA)
 			f.run("heal", hostB)
 			f.until(2*time.Minute, "the VM to run again", func(p labkit.Protection) bool { return p.Phase == "Protected" })
+			f.run("fence-fault", hostA, "--off")
 		}},
 		{id: "S9", name: "power loss of the primary", short: true, strike: func(f *struck) {
 			f.run("crash", hostA)
