@@ -17,6 +17,13 @@ const (
 	ScopeAgent  = "agent/"  // an agent about its host and the VMs that it serves
 )
 
+// What of a host an alarm is about, within a scope.
+const (
+	silentKey      = "silent/"
+	diskKey        = "disk/"
+	certificateKey = "certificate/"
+)
+
 const (
 	certificateLeft = 14 * 24 * time.Hour
 	diskLeft        = 0.1
@@ -50,23 +57,59 @@ var told = map[string]struct {
 // Alarms of the scope ScopePlane, as the control plane answered last.
 func Alarms(s State, now time.Time) []model.Alarm {
 	var out []model.Alarm
-	speaks := map[model.HostID]bool{}
 	for _, h := range s.Hosts {
-		speaks[h.Facts.Host] = h.Facts.Notify != nil && !h.Silent
 		out = append(out, hostAlarms(h, now)...)
 	}
+	speaks := speaking(s.Hosts)
 	for _, d := range s.Protections {
 		out = append(out, protectionAlarms(d, speaks, now)...)
 	}
 	return out
 }
 
+// Scoped are the alarms of a part of the scope ScopePlane, which is a scope of its own.
+type Scoped struct {
+	Scope  string
+	Alarms []model.Alarm
+}
+
+// HeardAlarms are those of the hosts and protections that answered although the control plane as a whole did not: a
+// protection that is stuck must not hide the others.
+func HeardAlarms(s State, now time.Time) []Scoped {
+	var out []Scoped
+	if s.HostsHeard {
+		var all []model.Alarm
+		for _, h := range s.Hosts {
+			all = append(all, hostAlarms(h, now)...)
+		}
+		for _, kind := range []string{silentKey, diskKey, certificateKey} { // an observer takes what is in its scope
+			out = append(out, Scoped{ScopePlane + kind, all})
+		}
+	}
+	speaks := speaking(s.Hosts)
+	for _, d := range s.Heard {
+		out = append(out, Scoped{scopeOf(d.Spec.VM), protectionAlarms(d, speaks, now)})
+	}
+	return out
+}
+
+// speaking are the hosts whose agents tell people themselves.
+func speaking(hosts []contract.HostWatchState) map[model.HostID]bool {
+	out := map[model.HostID]bool{}
+	for _, h := range hosts {
+		out[h.Facts.Host] = h.Facts.Notify != nil && !h.Silent
+	}
+	return out
+}
+
+func scopeOf(vm model.VMRef) string { return ScopePlane + vm.UUID + "/" }
+
 func hostAlarms(h contract.HostWatchState, now time.Time) []model.Alarm {
 	f := h.Facts
 	var out []model.Alarm
 	if h.Silent && len(h.Protections) > 0 {
 		out = append(out, model.Alarm{
-			Key: ScopePlane + "silent/" + string(f.Host), Name: contract.AlertHostSilent, Host: f.Host, Since: h.Since, After: patienceSilent,
+			Key: ScopePlane + silentKey + string(f.Host), Name: contract.AlertHostSilent, Host: f.Host, Since: h.Since, After: patienceSilent,
 			What: "host " + string(f.Host) + " is silent", Why: fmt.Sprintf("its agent was heard last at %s; %s", clock(h.LastHeard), uses(len(h.Protections))),
 			Try: "understudy hosts; understudy doctor --host " + string(f.Host),
 		})
@@ -104,7 +147,7 @@ func DiskAlarm(scope string, host model.HostID, what string, free, total int64) 
 		level = 2
 	}
 	return model.Alarm{
-		Key: scope + "disk/" + string(host), Name: "DiskLow", Host: host, Level: level, After: patienceDisk,
+		Key: scope + diskKey + string(host), Name: "DiskLow", Host: host, Level: level, After: patienceDisk,
 		What: "the file system of " + what + " is nearly full",
 		Why:  fmt.Sprintf("%.1f %% of %.1f GB are free; without room no point can be made", 100*float64(free)/float64(total), float64(total)/1e9),
 		Try:  "free space there, or keep fewer points: understudy set-policy --keep-last N VM",
@@ -125,7 +168,7 @@ func CertificateAlarm(scope string, host model.HostID, of string, end, now time.
 		level = 2
 	}
 	return model.Alarm{
-		Key: scope + "certificate/" + string(host), Name: "CertificateExpiring", Host: host, Level: level, After: time.Minute,
+		Key: scope + certificateKey + string(host), Name: "CertificateExpiring", Host: host, Level: level, After: time.Minute,
 		What: "the certificate of " + of + " ends soon", Why: why, Try: "understudy ca renew FOLDER, where the authority lies",
 	}, true
 }
@@ -135,7 +178,7 @@ func protectionAlarms(d contract.DescribeOut, speaks map[model.HostID]bool, now 
 	var out []model.Alarm
 	status := "understudy status " + vm.Name
 	add := func(a model.Alarm) {
-		a.Key, a.VM = ScopePlane+a.Key+"/"+vm.UUID, vm.Name
+		a.Key, a.VM = scopeOf(vm)+a.Key, vm.Name
 		out = append(out, a)
 	}
 	for _, a := range st.Alerts {

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"understudy/internal/contract"
+	"understudy/internal/decide/alarm"
 	"understudy/internal/model"
 )
 
@@ -103,4 +104,28 @@ func TestEachNameStandsInTheTableOfNotifications(t *testing.T) {
 		"LeaseTrouble", "VMDownUntold", "ControlPlaneLost", "ControlPlaneDown", "DiskLow", "CertificateExpiring") {
 		require.Contains(t, section, name)
 	}
+}
+
+// One protection is stuck and the list of all comes with an error: what the others and the hosts say is told, and the stuck
+// one's alarms do not look over.
+func TestAProtectionThatIsStuckHidesNobodysAlarms(t *testing.T) {
+	p := &played{err: model.Fail(model.Unreachable, nil, "protect/other does not answer")}
+	c := NewCollector(p, func() time.Time { return start })
+	s := c.State()
+	require.False(t, s.Up)
+	ledger := alarm.Ledger{}
+	ledger.Begin(start)
+	stuck := model.Alarm{Key: scopeOf(model.VMRef{UUID: "other"}) + "x", Name: "X"}
+	_, _ = ledger.Observe(ScopePlane, []model.Alarm{stuck}, start, time.Hour)
+	var names []string
+	for _, at := range []time.Time{start, start.Add(time.Hour)} {
+		for _, heard := range HeardAlarms(s, at) {
+			due, _ := ledger.Observe(heard.Scope, heard.Alarms, at, 24*time.Hour)
+			for _, n := range due {
+				names = append(names, n.Name)
+			}
+		}
+	}
+	require.ElementsMatch(t, []string{contract.AlertVMDown, contract.AlertHostSilent}, names)
+	require.Equal(t, model.AlarmFiring, ledger.Entries[stuck.Key].Last)
 }

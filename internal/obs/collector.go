@@ -73,10 +73,14 @@ func (c *Collector) ask() {
 	var g errgroup.Group
 	var protections []contract.DescribeOut
 	var hosts []contract.HostWatchState
+	var hostsErr error
 	g.Go(func() (err error) { protections, err = c.source.List(ctx); return err })
-	g.Go(func() (err error) { hosts, err = c.source.Hosts(ctx); return err })
+	g.Go(func() error { hosts, hostsErr = c.source.Hosts(ctx); return hostsErr })
 	if err := g.Wait(); err != nil {
-		c.last.Up, c.last.Why = false, err.Error()
+		c.last.Up, c.last.Why, c.last.Heard, c.last.HostsHeard = false, err.Error(), protections, hostsErr == nil
+		if hostsErr == nil {
+			c.last.Hosts = hosts
+		}
 		return
 	}
 	c.last = State{Up: true, Protections: protections, Hosts: hosts, Version: c.last.Version, CertificateEnd: c.last.CertificateEnd}

@@ -17,7 +17,9 @@ type State struct {
 	Why         string // not Up
 	Protections []contract.DescribeOut
 	Hosts       []contract.HostWatchState
-	Version     string // of this server
+	Heard       []contract.DescribeOut // not Up: the protections that answered all the same
+	HostsHeard  bool                   // not Up: the hosts did
+	Version     string                 // of this server
 	// CertificateEnd of this server; zero without TLS.
 	CertificateEnd time.Time
 	// Notify is what became of this server's messages to people; nil without receivers.

@@ -24,7 +24,7 @@ func (p *played) List(context.Context) ([]contract.DescribeOut, error) {
 }
 
 func (p *played) Hosts(context.Context) ([]contract.HostWatchState, error) {
-	return []contract.HostWatchState{{Facts: model.HostFacts{Host: "host-a"}, Silent: true}}, nil
+	return []contract.HostWatchState{{Facts: model.HostFacts{Host: "host-a"}, Silent: true, Protections: []string{"u"}}}, nil
 }
 
 func TestExposureGrowsWhenNobodyAnswers(t *testing.T) {

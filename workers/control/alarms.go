@@ -47,6 +47,9 @@ func (a alarms) look(ctx context.Context) {
 		a.desk.Observe(obs.ScopePlane, obs.Alarms(state, a.now()))
 	} else {
 		own = append(own, obs.PlaneAlarm(state.Why))
+		for _, heard := range obs.HeardAlarms(state, a.now()) {
+			a.desk.Observe(heard.Scope, heard.Alarms)
+		}
 	}
 	if free, total, err := hostload.Disk(ctx, a.dataDir); err == nil {
 		if x, low := obs.DiskAlarm(obs.ScopeServer, "", "the server's data", free, total); low {
