@@ -91,7 +91,7 @@ func TestTheWebUIShowsAProtectionAndItsFailover(t *testing.T) {
 
 	u.shows("list", "workflows?query="+url.QueryEscape(ofBooks), `ProtectVM`, `Running`)
 	u.shows("details", protect+"user-metadata", `books: Protected`, `host-a → host-b`, `last point: \W*\d+`, `exposure:`, `points \d+`)
-	u.shows("timeline", protect+"timeline", `point \d+, .* to look at`, `prove point \d+`, `next in|exposure reaches`)
+	u.shows("timeline", protect+"timeline", `point \d+, captured and sent`, `prove point \d+`, `next in|exposure reaches`)
 
 	s.run("fence-fault", hostA, "--on") // holds the failover up, so that it can be looked at
 	s.run("crash", hostA)
