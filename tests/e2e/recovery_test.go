@@ -19,11 +19,11 @@ func (s *story) killQEMU(host string) {
 	s.exec(host, fmt.Sprintf(`kill -9 "$(cat /run/libvirt/qemu/%[1]s.pid)" && timeout 20 sh -c 'until virsh domstate %[1]s | grep -q "shut off"; do sleep 0.1; done'`, s.name))
 }
 
-// killService kills a supervised service of a lab host; the lab starts it again after a second.
+// killService kills a supervised service of a lab host, when it is there; the lab starts it again after a second.
 func (s *story) killService(host, pattern string) {
 	s.t.Helper()
 	// The bracket keeps the pattern from matching the shell that runs it.
-	s.exec(host, "pkill -9 -f '["+pattern[:1]+"]"+pattern[1:]+"'")
+	s.exec(host, "timeout 20 sh -c \"until pkill -9 -f '["+pattern[:1]+"]"+pattern[1:]+"'; do sleep 0.1; done\"")
 }
 
 // The primary's agent dies in the middle of the first copy and comes back: it goes on from what the standby has.
