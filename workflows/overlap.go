@@ -94,7 +94,7 @@ func (f *failover) materialize(ctx workflow.Context, point model.PointRef) error
 		return f.step(ctx, "materialize", func(ctx workflow.Context) (string, error) {
 			out, err := contract.Materialize.Execute(ctx, contract.HostQueue(f.in.To), fmt.Sprintf("disks on point %d", point.Seq), contract.MaterializeIn{Fence: f.fence(), Point: point})
 			f.out.Disks = out.Disks
-			return fmt.Sprintf("%d disks on point %d", len(out.Disks), point.Seq), err
+			return disksOn(len(out.Disks), point), err
 		})
 	}
 	if err := workflow.Await(ctx, func() bool { return !d.ended.IsZero() }); err != nil {
@@ -103,9 +103,16 @@ func (f *failover) materialize(ctx workflow.Context, point model.PointRef) error
 	f.overlap.disks = &laidOut{} // a second try of the point lays them out again
 	f.out.Disks = d.out.Disks
 	f.note(ctx, contract.FailoverStep{
-		Name: "materialize", At: d.began, Took: d.ended.Sub(d.began), Detail: fmt.Sprintf("%d disks on point %d", len(d.out.Disks), point.Seq), Error: clip(sentence(d.err)),
+		Name: "materialize", At: d.began, Took: d.ended.Sub(d.began), Detail: disksOn(len(d.out.Disks), point), Error: clip(sentence(d.err)),
 	})
 	return d.err
+}
+
+func disksOn(n int, point model.PointRef) string {
+	if n == 1 {
+		return fmt.Sprintf("one disk on point %d", point.Seq)
+	}
+	return fmt.Sprintf("%d disks on point %d", n, point.Seq)
 }
 
 // clearAway takes disks away that were laid out for a start that was never permitted. The VM's way back does not wait for it: it
