@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -27,11 +28,12 @@ func main() {
 	cycles := flag.Int("cycles", 12, "cycles, and as many incremental backups of the peer")
 	only := flag.Bool("full-only", false, "stop after the first full replication, and write no file")
 	real := flag.Bool("cadence", false, "only the adaptive cadence beside fixed intervals on guests that write, with transfers that fail; writes no file")
+	workloads := flag.String("workloads", "db,churn", "what the guests of -cadence do")
 	name := flag.String("lab", "bench", "name of the lab")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Minute)
-	b := &bench{rounds: *rounds, cycles: *cycles}
+	b := &bench{rounds: *rounds, cycles: *cycles, workloads: strings.Split(*workloads, ",")}
 	parts := []func(context.Context) error{b.full, b.scatter, b.cycle, b.stall, b.slowdown, b.memory}
 	report := func() error { b.out.print(os.Stdout); return b.write() }
 	switch {
@@ -57,6 +59,8 @@ type bench struct {
 	temp   string
 	rounds int
 	cycles int
+	// workloads of the guests that show the cadence.
+	workloads []string
 	out    results
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -34,7 +35,7 @@ type scheduled struct {
 // protection whose own law never starts (RPO 1 h), told to sync each so many seconds. The link carries about twice what they send, and the
 // standby's agent dies once in a transfer of each: what all of them send at that moment fails and has to be sent again.
 func (b *bench) schedules(ctx context.Context) error {
-	for _, workload := range []string{"db", "churn"} {
+	for _, workload := range b.workloads {
 		if err := b.workload(ctx, workload); err != nil {
 			return fmt.Errorf("%s: %w", workload, err)
 		}
@@ -133,7 +134,8 @@ func (b *bench) workload(ctx context.Context, workload string) error {
 func (b *bench) strike(ctx context.Context, vm string) error {
 	ctx, cancel := context.WithTimeout(ctx, strikeEvery)
 	defer cancel()
-	_, err := b.lab.WaitStatus(ctx, vm, "a transfer of "+vm, func(p labkit.Protection) bool { return p.InFlight != nil && p.InFlight.Stage == "replicate" })
+	moving := []string{"replicate", "capture and send"} // in stages, or merged in one
+	_, err := b.lab.WaitStatus(ctx, vm, "a transfer of "+vm, func(p labkit.Protection) bool { return p.InFlight != nil && slices.Contains(moving, p.InFlight.Stage) })
 	if err != nil {
 		return err
 	}
