@@ -61,7 +61,7 @@ type bench struct {
 	cycles int
 	// workloads of the guests that show the cadence.
 	workloads []string
-	out    results
+	out       results
 }
 
 func (b *bench) run(ctx context.Context, name string, parts []func(context.Context) error, report func() error) (err error) {
