@@ -4,15 +4,13 @@ package marks
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
-	"understudy/internal/durable"
+	"understudy/internal/guard"
 	"understudy/internal/hypervisor"
 	"understudy/internal/model"
 )
@@ -182,23 +180,22 @@ func (c *collector) files() {
 		c.add(model.MarkSocket, uuid, path)
 	})
 	if c.lister.GuardDir != "" {
-		c.guarded(filepath.Join(state, "guard", "protected.json"))
+		c.guarded()
 	}
 }
 
 // guarded are the VMs that the guard lets start only on its word: those with a record of this boot, and those of its durable list.
-func (c *collector) guarded(list string) {
+func (c *collector) guarded() {
 	c.perVM(c.lister.GuardDir, model.MarkGuard)
-	var protected struct {
-		UUIDs []string `json:"uuids"`
-	}
-	if err := durable.ReadJSON(list, &protected); err != nil {
-		if !errors.Is(err, fs.ErrNotExist) && c.err == nil {
+	list := guard.ListFile(c.lister.StateDir)
+	protected, err := guard.Protected(c.lister.StateDir)
+	if err != nil {
+		if c.err == nil {
 			c.err = model.Fail(model.Internal, err, "reading %s", list)
 		}
 		return
 	}
-	for _, uuid := range protected.UUIDs {
+	for _, uuid := range protected {
 		if !slices.ContainsFunc(c.found, func(m model.Mark) bool { return m.Kind == model.MarkGuard && m.VM.UUID == uuid }) {
 			c.add(model.MarkGuard, uuid, list)
 		}
