@@ -7,6 +7,7 @@ import (
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"golang.org/x/sync/errgroup"
 
 	"understudy/internal/contract"
@@ -74,13 +75,11 @@ func (c *Client) revisions(ctx context.Context, ids map[string]bool) map[string]
 			if err != nil {
 				return nil //nolint:nilerr // nothing to wait for
 			}
-			info, n := d.GetWorkflowExecutionInfo(), contract.Now{}
-			if info.GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
-				n.Rev = ended
-			} else if p := info.GetMemo().GetFields()[contract.MemoNow]; p != nil {
-				_ = decode(p, &n) // a memo that cannot be read makes the reader ask
+			info, rev := d.GetWorkflowExecutionInfo(), int64(ended)
+			if info.GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
+				rev = revision(info)
 			}
-			answers <- found{id, n.Rev}
+			answers <- found{id, rev}
 			return nil
 		})
 	}
@@ -91,6 +90,15 @@ func (c *Client) revisions(ctx context.Context, ids map[string]bool) map[string]
 		want[f.id] = f.rev
 	}
 	return want
+}
+
+// revision of a protection's memo; zero without one. One that cannot be read makes the reader ask.
+func revision(r *workflowpb.WorkflowExecutionInfo) int64 {
+	var n contract.Now
+	if p := r.GetMemo().GetFields()[contract.MemoNow]; p != nil {
+		_ = decode(p, &n)
+	}
+	return n.Rev
 }
 
 // strike takes out what the list shows.
@@ -109,11 +117,7 @@ func (c *Client) strike(ctx context.Context, want map[string]int64) error {
 	}
 	shown := map[string]int64{}
 	for _, r := range runs {
-		var n contract.Now
-		if p := r.GetMemo().GetFields()[contract.MemoNow]; p != nil {
-			_ = decode(p, &n) // as above
-		}
-		shown[r.GetExecution().GetWorkflowId()] = n.Rev
+		shown[r.GetExecution().GetWorkflowId()] = revision(r)
 	}
 	for id, rev := range want {
 		if has, listed := shown[id]; listed && rev != ended && has >= rev || !listed && rev == ended {

@@ -2,18 +2,14 @@ package control
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"path/filepath"
 	"time"
 
-	"go.temporal.io/api/serviceerror"
-	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
-	"understudy/internal/contract"
 	"understudy/internal/durable"
 	"understudy/internal/model"
+	"understudy/starter"
 )
 
 const announceAgain = 5 * time.Second
@@ -30,7 +26,7 @@ func (s *server) announce(ctx context.Context, c client.Client) {
 		return
 	}
 	for {
-		told, err := tellProtections(ctx, c, s.o.Namespace, self)
+		told, err := starter.New(c).TellGrantor(ctx, self)
 		if err == nil {
 			err = durable.WriteJSON(path, self)
 		}
@@ -45,30 +41,6 @@ func (s *server) announce(ctx context.Context, c client.Client) {
 		case <-ctx.Done():
 			return
 		case <-time.After(announceAgain):
-		}
-	}
-}
-
-func tellProtections(ctx context.Context, c client.Client, namespace string, self model.Grantor) (told int, err error) {
-	in := &workflowservice.ListWorkflowExecutionsRequest{
-		Namespace: namespace, Query: fmt.Sprintf("WorkflowType = '%s' AND ExecutionStatus = 'Running'", contract.ProtectVMName),
-	}
-	for {
-		page, err := c.ListWorkflow(ctx, in)
-		if err != nil {
-			return told, err
-		}
-		for _, e := range page.GetExecutions() {
-			id := e.GetExecution().GetWorkflowId()
-			err := c.SignalWorkflow(ctx, id, "", contract.SigGrantorMoved.Name, contract.GrantorMoved{Grantor: self})
-			var over *serviceerror.NotFound
-			if err != nil && !errors.As(err, &over) {
-				return told, fmt.Errorf("telling %s: %w", id, err)
-			}
-			told++
-		}
-		if in.NextPageToken = page.GetNextPageToken(); len(in.NextPageToken) == 0 {
-			return told, nil
 		}
 	}
 }
