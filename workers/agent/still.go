@@ -65,7 +65,7 @@ func (s *still) written() (int64, bool) {
 
 // round is one round of questions: who is asked, who need not be, and what the kernel said right before.
 type round struct {
-	quiet []string
+	quiet map[string]bool
 	marks map[string]mark
 }
 
@@ -77,7 +77,7 @@ type mark struct {
 
 // part takes those out of the question who wrote nothing since they were asked last. all asks everybody, for what else is wanted.
 func (w *watcher) part(q *hypervisor.StatsQuery, all bool, at time.Time) round {
-	r := round{marks: map[string]mark{}}
+	r := round{quiet: map[string]bool{}, marks: map[string]mark{}}
 	var ask []string
 	for _, uuid := range q.Only {
 		s := w.stills[uuid]
@@ -90,7 +90,7 @@ func (w *watcher) part(q *hypervisor.StatsQuery, all bool, at time.Time) round {
 			m.moved = m.written != s.mark
 		}
 		if !all && !m.moved && !s.doubted && at.Sub(s.asked) < w.longest(uuid) {
-			r.quiet = append(r.quiet, uuid)
+			r.quiet[uuid] = true
 			continue
 		}
 		r.marks[uuid] = m

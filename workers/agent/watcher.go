@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -183,7 +182,7 @@ func (w *watcher) sample(ctx context.Context, asking string) error {
 		first := false
 		if s, ok := seen[uuid]; ok {
 			first = w.feed(e, s, parts.marks[uuid], at)
-		} else if slices.Contains(parts.quiet, uuid) {
+		} else if parts.quiet[uuid] {
 			e.Meter.quiet(at)
 		} else {
 			first = e.Meter.missing()
