@@ -56,10 +56,7 @@ var told = map[string]struct {
 
 // Alarms of the scope ScopePlane, as the control plane answered last.
 func Alarms(s State, now time.Time) []model.Alarm {
-	var out []model.Alarm
-	for _, h := range s.Hosts {
-		out = append(out, hostAlarms(h, now)...)
-	}
+	out := hostsAlarms(s.Hosts, now)
 	speaks := speaking(s.Hosts)
 	for _, d := range s.Protections {
 		out = append(out, protectionAlarms(d, speaks, now)...)
@@ -78,10 +75,7 @@ type Scoped struct {
 func HeardAlarms(s State, now time.Time) []Scoped {
 	var out []Scoped
 	if s.HostsHeard {
-		var all []model.Alarm
-		for _, h := range s.Hosts {
-			all = append(all, hostAlarms(h, now)...)
-		}
+		all := hostsAlarms(s.Hosts, now)
 		for _, kind := range []string{silentKey, diskKey, certificateKey} { // an observer takes what is in its scope
 			out = append(out, Scoped{ScopePlane + kind, all})
 		}
@@ -103,6 +97,14 @@ func speaking(hosts []contract.HostWatchState) map[model.HostID]bool {
 }
 
 func scopeOf(vm model.VMRef) string { return ScopePlane + vm.UUID + "/" }
+
+func hostsAlarms(hosts []contract.HostWatchState, now time.Time) []model.Alarm {
+	var out []model.Alarm
+	for _, h := range hosts {
+		out = append(out, hostAlarms(h, now)...)
+	}
+	return out
+}
 
 func hostAlarms(h contract.HostWatchState, now time.Time) []model.Alarm {
 	f := h.Facts
